@@ -1,0 +1,22 @@
+//! The attention mechanisms of the literature: exact definitions, fast kernels, trainable layers.
+//!
+//! Every mechanism is one module with the same three levels:
+//! - the *reference*: the definition on Burn tensors, differentiable, on any device, the shortest correct code;
+//! - the *operation*: arguments checked, then the best algorithm for device and shape, forward and backward;
+//! - the *layer*: a configuration and a Burn module with the projections, norms and gates of the paper.
+//!
+//! Causal layers share the interface [`SequenceMixer`], so that they can replace one another in a model; [`MixerConfig`] chooses one
+//! at run time and [`registry`] describes all of them.
+
+#![warn(missing_docs)]
+
+pub mod blocks;
+mod error;
+mod mixer;
+pub mod registry;
+mod sequence_mixer;
+pub mod softmax_attention;
+
+pub use error::{Error, Result};
+pub use mixer::{Mixer, MixerConfig, MixerState};
+pub use sequence_mixer::{LayerPlace, MixerMemory, SequenceMixer};

@@ -1,0 +1,105 @@
+use burn::{
+    module::Module,
+    tensor::{Bool, Device, Int, Tensor},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    LayerPlace, MixerMemory, Result, SequenceMixer,
+    softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
+};
+
+/// Writes the three enums of causal layers from one list: configuration, module, state.
+macro_rules! mixers {
+    ($($(#[$doc:meta])* $tag:literal $variant:ident($config:ty, $layer:ty, $state:ty),)*) => {
+        /// Which causal layer, and how: the choice at run time. In a file it is a table with `kind` and the fields of that
+        /// configuration, `{ kind = "kimi_delta", heads = 4 }`.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        pub enum MixerConfig {
+            $($(#[$doc])* #[serde(rename = $tag)] $variant($config),)*
+        }
+
+        impl MixerConfig {
+            /// The ids of all kinds, as in [`registry::MECHANISMS`](crate::registry::MECHANISMS).
+            pub const KINDS: &'static [&'static str] = &[$($tag),*];
+
+            /// The kind's id.
+            pub fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $tag,)* }
+            }
+
+            /// The kind of that id with `heads` heads and the defaults of its paper; `None` if there is none.
+            pub fn named(kind: &str, heads: usize) -> Option<Self> {
+                match kind { $($tag => Some(Self::$variant(<$config>::new(heads))),)* _ => None }
+            }
+
+            /// The layer for width `d_model` at its place in a stack.
+            ///
+            /// # Errors
+            /// If the configuration is invalid or does not fit the width.
+            pub fn init(&self, d_model: usize, place: LayerPlace, device: &Device) -> Result<Mixer> {
+                Ok(match self { $(Self::$variant(config) => Mixer::$variant(config.init(d_model, place, device)?),)* })
+            }
+        }
+
+        /// A causal layer of any kind.
+        #[derive(Module, Debug)]
+        pub enum Mixer {
+            $($(#[$doc])* $variant($layer),)*
+        }
+
+        /// The state of a [`Mixer`].
+        #[derive(Clone, Debug)]
+        pub enum MixerState {
+            $($(#[$doc])* $variant($state),)*
+        }
+
+        impl SequenceMixer for Mixer {
+            type State = MixerState;
+
+            fn forward(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+                match self { $(Self::$variant(layer) => layer.forward(x, padding),)* }
+            }
+
+            fn state(&self, batch: usize) -> MixerState {
+                match self { $(Self::$variant(layer) => MixerState::$variant(layer.state(batch)),)* }
+            }
+
+            fn prefill(&self, x: Tensor<3>, state: &mut MixerState) -> Tensor<3> {
+                match (self, state) {
+                    $((Self::$variant(layer), MixerState::$variant(state)) => layer.prefill(x, state),)*
+                    #[allow(unreachable_patterns)]
+                    _ => panic!("the state belongs to a layer of another kind"),
+                }
+            }
+
+            fn step(&self, x: Tensor<2>, state: &mut MixerState) -> Tensor<2> {
+                match (self, state) {
+                    $((Self::$variant(layer), MixerState::$variant(state)) => layer.step(x, state),)*
+                    #[allow(unreachable_patterns)]
+                    _ => panic!("the state belongs to a layer of another kind"),
+                }
+            }
+
+            fn flops_per_token(&self, context: usize) -> f64 {
+                match self { $(Self::$variant(layer) => layer.flops_per_token(context),)* }
+            }
+        }
+
+        impl MixerMemory for MixerState {
+            fn bytes(&self) -> usize {
+                match self { $(Self::$variant(state) => state.bytes(),)* }
+            }
+
+            fn select(&self, indices: &Tensor<1, Int>) -> Self {
+                match self { $(Self::$variant(state) => Self::$variant(state.select(indices)),)* }
+            }
+        }
+    };
+}
+
+mixers! {
+    /// Softmax attention.
+    "softmax" Softmax(SoftmaxAttentionConfig, SoftmaxAttention, SoftmaxState),
+}

@@ -1,0 +1,48 @@
+//! The table of mechanisms.
+
+/// What one mechanism is.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// The `kind` in a [`MixerConfig`](crate::MixerConfig) and the name on the command line.
+    pub id: &'static str,
+    /// Its name in the literature.
+    pub name: &'static str,
+    /// The paper.
+    pub paper: &'static str,
+    /// Whether output `t` depends on the inputs `0..=t` alone, on all, or either by choice.
+    pub direction: Direction,
+    /// Time of a forward pass over T tokens per head.
+    pub time: &'static str,
+    /// Numbers kept per head while decoding after T tokens.
+    pub state: &'static str,
+    /// Fused kernels, by backend; the others run on tensor operations.
+    pub kernels: &'static [&'static str],
+    /// Its page: idea, equations, shapes, example, limits.
+    pub page: &'static str,
+}
+
+/// See [`Entry::direction`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Causal only.
+    Causal,
+    /// Causal or bidirectional.
+    Both,
+}
+
+/// All mechanisms, ordered by id.
+pub const MECHANISMS: &[Entry] = &[Entry {
+    id: "softmax",
+    name: "Softmax attention",
+    paper: "Vaswani et al. 2017, arXiv 1706.03762",
+    direction: Direction::Both,
+    time: "T²(K+V)",
+    state: "T(K+V)",
+    kernels: &[],
+    page: include_str!("softmax_attention/README.md"),
+}];
+
+/// The mechanism of that id.
+pub fn find(id: &str) -> Option<&'static Entry> {
+    MECHANISMS.iter().find(|e| e.id == id)
+}

@@ -1,0 +1,158 @@
+use burn::{
+    module::Module,
+    nn::{Linear, LinearConfig},
+    tensor::{Bool, Device, Int, Tensor},
+};
+use serde::{Deserialize, Serialize};
+
+use super::op::{SoftmaxOptions, softmax_attention};
+use crate::{Error, LayerPlace, MixerMemory, Result, SequenceMixer, blocks::rotary};
+
+/// Configuration of [`SoftmaxAttention`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SoftmaxAttentionConfig {
+    /// Number of query heads H; must divide the width D.
+    pub heads: usize,
+    /// Number of key/value heads G; must divide `heads`. `None` = `heads`.
+    #[serde(default)]
+    pub kv_heads: Option<usize>,
+    /// Base of the rotary position encoding of queries and keys; `None` = no encoding.
+    #[serde(default)]
+    pub rotary_base: Option<f64>,
+    /// Whether the projections have biases.
+    #[serde(default)]
+    pub bias: bool,
+}
+
+impl SoftmaxAttentionConfig {
+    /// As many key/value heads as query heads, rotary positions of base 10000, no biases.
+    pub fn new(heads: usize) -> Self {
+        Self { heads, kv_heads: None, rotary_base: Some(10_000.0), bias: false }
+    }
+
+    /// The layer for width `d_model`.
+    ///
+    /// # Errors
+    /// If the heads do not divide the width, the key/value heads do not divide the heads, or a rotated head has an odd width.
+    pub fn init(&self, d_model: usize, _place: LayerPlace, device: &Device) -> Result<SoftmaxAttention> {
+        const OP: &str = "softmax";
+        if self.heads == 0 || !d_model.is_multiple_of(self.heads) {
+            return Err(Error::argument(OP, "heads", format!("a divisor of d_model = {d_model}"), self.heads));
+        }
+        let kv_heads = self.kv_heads.unwrap_or(self.heads);
+        if kv_heads == 0 || !self.heads.is_multiple_of(kv_heads) {
+            return Err(Error::argument(OP, "kv_heads", format!("a divisor of heads = {}", self.heads), kv_heads));
+        }
+        let width = d_model / self.heads;
+        if self.rotary_base.is_some() && width % 2 != 0 {
+            return Err(Error::argument(OP, "heads", "such that d_model / heads is even for rotary positions", self.heads));
+        }
+        let linear = |from, to| LinearConfig::new(from, to).with_bias(self.bias).init(device);
+        Ok(SoftmaxAttention {
+            qkv_proj: linear(d_model, (self.heads + 2 * kv_heads) * width),
+            out_proj: linear(d_model, d_model),
+            heads: self.heads,
+            kv_heads,
+            rotary_base: self.rotary_base,
+        })
+    }
+}
+
+/// Causal multi-head softmax attention with its projections.
+#[derive(Module, Debug)]
+pub struct SoftmaxAttention {
+    /// Queries, keys and values in one projection, in that order, heads head-major.
+    pub qkv_proj: Linear,
+    /// Back to the width of the model.
+    pub out_proj: Linear,
+    heads: usize,
+    kv_heads: usize,
+    rotary_base: Option<f64>,
+}
+
+/// Keys and values of the tokens so far.
+#[derive(Clone, Debug)]
+pub struct SoftmaxState {
+    /// `[B, G, S, K]`, rotated.
+    pub keys: Tensor<4>,
+    /// `[B, G, S, K]`
+    pub values: Tensor<4>,
+    /// Number of tokens so far.
+    pub position: usize,
+}
+
+impl SoftmaxAttention {
+    /// Queries, keys and values of the tokens from `position` on. `[B, heads, T, K]` each.
+    fn project(&self, x: Tensor<3>, position: usize) -> [Tensor<4>; 3] {
+        let [b, t, d] = x.dims();
+        let width = d / self.heads;
+        let qkv = self.qkv_proj.forward(x);
+        let mut start = 0;
+        let mut part = |heads: usize| {
+            let x = qkv.clone().narrow(2, start, heads * width);
+            start += heads * width;
+            x.reshape([b, t, heads, width]).swap_dims(1, 2)
+        };
+        let [q, k, v] = [part(self.heads), part(self.kv_heads), part(self.kv_heads)];
+        match self.rotary_base {
+            Some(base) => [rotary(q, position, base), rotary(k, position, base), v],
+            None => [q, k, v],
+        }
+    }
+
+    fn attend(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+        let [b, h, t, width] = q.dims();
+        let options = SoftmaxOptions { causal: true, key_padding: padding, ..Default::default() };
+        let (o, _) = softmax_attention(q, k, v, options).expect("the projections give matching shapes");
+        self.out_proj.forward(o.swap_dims(1, 2).reshape([b, t, h * width]))
+    }
+}
+
+impl SequenceMixer for SoftmaxAttention {
+    type State = SoftmaxState;
+
+    fn forward(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+        let [q, k, v] = self.project(x, 0);
+        self.attend(q, k, v, padding)
+    }
+
+    fn state(&self, batch: usize) -> SoftmaxState {
+        let device = self.out_proj.weight.val().device();
+        let [d, _] = self.out_proj.weight.val().dims();
+        let empty = || Tensor::zeros([batch, self.kv_heads, 0, d / self.heads], &device);
+        SoftmaxState { keys: empty(), values: empty(), position: 0 }
+    }
+
+    fn prefill(&self, x: Tensor<3>, state: &mut SoftmaxState) -> Tensor<3> {
+        let [_, t, _] = x.dims();
+        let [q, k, v] = self.project(x, state.position);
+        let append = |old: &Tensor<4>, new: Tensor<4>| if old.dims()[2] == 0 { new } else { Tensor::cat(vec![old.clone(), new], 2) };
+        state.keys = append(&state.keys, k);
+        state.values = append(&state.values, v);
+        state.position += t;
+        self.attend(q, state.keys.clone(), state.values.clone(), None)
+    }
+
+    fn step(&self, x: Tensor<2>, state: &mut SoftmaxState) -> Tensor<2> {
+        self.prefill(x.unsqueeze_dim(1), state).squeeze_dim(1)
+    }
+
+    fn flops_per_token(&self, context: usize) -> f64 {
+        let [d, projected] = self.qkv_proj.weight.lazy_shape().dims();
+        let projections = 2 * d * projected + 2 * d * d;
+        // Half of the pairs of a causal matrix, q·k and p·v.
+        projections as f64 + 2.0 * (context + 1) as f64 * d as f64
+    }
+}
+
+impl MixerMemory for SoftmaxState {
+    fn bytes(&self) -> usize {
+        [&self.keys, &self.values].iter().map(|t| t.dims().iter().product::<usize>() * t.dtype().size()).sum()
+    }
+
+    fn select(&self, indices: &Tensor<1, Int>) -> Self {
+        let select = |t: &Tensor<4>| t.clone().select(0, indices.clone());
+        Self { keys: select(&self.keys), values: select(&self.values), position: self.position }
+    }
+}

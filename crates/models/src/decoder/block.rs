@@ -1,0 +1,46 @@
+use burn::{
+    module::Module,
+    nn::Dropout,
+    tensor::{Bool, Tensor},
+};
+use regard::{
+    Mixer, MixerState, SequenceMixer,
+    blocks::{Mlp, Norm},
+};
+
+/// `x ← x + Mixer(Norm(x))`, then `x ← x + Mlp(Norm(x))`.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Norm before the token mixer.
+    pub mixer_norm: Norm,
+    /// Token mixer.
+    pub mixer: Mixer,
+    /// Norm before the channel mixer.
+    pub mlp_norm: Norm,
+    /// Channel mixer.
+    pub mlp: Mlp,
+    /// Dropout of both branches.
+    pub dropout: Dropout,
+}
+
+impl Block {
+    /// Whole sequences `[B, T, D]`; `padding` as in [`SequenceMixer::forward`].
+    pub fn forward(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+        let mixed = self.mixer.forward(self.mixer_norm.forward(x.clone()), padding);
+        let x = x + self.dropout.forward(mixed);
+        let update = self.mlp.forward(self.mlp_norm.forward(x.clone()));
+        x + self.dropout.forward(update)
+    }
+
+    /// The next tokens `[B, T, D]` behind `state`.
+    pub fn prefill(&self, x: Tensor<3>, state: &mut MixerState) -> Tensor<3> {
+        let x = x.clone() + self.mixer.prefill(self.mixer_norm.forward(x), state);
+        x.clone() + self.mlp.forward(self.mlp_norm.forward(x))
+    }
+
+    /// The next token `[B, D]` behind `state`.
+    pub fn step(&self, x: Tensor<2>, state: &mut MixerState) -> Tensor<2> {
+        let x = x.clone() + self.mixer.step(self.mixer_norm.forward(x), state);
+        x.clone() + self.mlp.forward(self.mlp_norm.forward(x))
+    }
+}

@@ -1,0 +1,50 @@
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    tensor::{Distribution, Tensor},
+};
+
+use super::{config::DecoderConfig, model::Decoder};
+
+/// Draws the weights of all linear layers and embeddings from N(0, std), those of the projections back into the residual stream with
+/// std/√(2L). What else a mixer has (decay rates, gates, convolutions, positions of its own) keeps the values of its paper.
+pub(super) fn initialise(decoder: Decoder, config: &DecoderConfig) -> Decoder {
+    let residual = if config.scale_residual_init { config.init_std / (2.0 * config.layers as f64).sqrt() } else { config.init_std };
+    decoder.map(&mut Initialise { std: config.init_std, residual, names: Vec::new(), types: Vec::new() })
+}
+
+/// The fields that project back into the residual stream.
+const RESIDUAL: [&str; 2] = ["out_proj", "down"];
+
+struct Initialise {
+    std: f64,
+    residual: f64,
+    names: Vec<String>,
+    types: Vec<String>,
+}
+
+impl ModuleMapper for Initialise {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.names.push(name.into());
+        self.types.push(container.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.names.pop();
+        self.types.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let owner = self.types.iter().rev().find(|t| t.starts_with("Struct"));
+        let is = |kind: &str| owner.is_some_and(|t| t == kind);
+        let name = self.names.last().map_or("", String::as_str);
+        if !(is("Struct:Linear") || is("Struct:Embedding")) {
+            return param;
+        }
+        if name == "bias" {
+            return param.map(|b| b.zeros_like());
+        }
+        let field = self.names.iter().rev().nth(1).map_or("", String::as_str);
+        let std = if RESIDUAL.contains(&field) { self.residual } else { self.std };
+        param.map(|w| w.random_like(Distribution::Normal(0.0, std)))
+    }
+}

@@ -1,0 +1,165 @@
+use burn::{
+    module::Module,
+    nn::{Dropout, Embedding, Linear, loss::CrossEntropyLossConfig},
+    tensor::{Bool, Int, Tensor, module::linear},
+};
+use regard::{Error, MixerMemory, MixerState, Result, SequenceMixer, blocks::Norm};
+
+use super::block::Block;
+
+/// A decoder-only language model: see the [module's page](super).
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// Token vectors `[vocab, D]`.
+    pub embedding: Embedding,
+    /// Position vectors `[context, D]`, if learned.
+    pub positions: Option<Embedding>,
+    /// The layers.
+    pub blocks: Vec<Block>,
+    /// Norm before the head.
+    pub norm: Norm,
+    /// The head, unless tied to `embedding`.
+    pub head: Option<Linear>,
+    /// Dropout of the token vectors.
+    pub dropout: Dropout,
+    pub(super) embedding_scale: f64,
+}
+
+/// What a [`Decoder`] keeps of the tokens so far: one state per layer and the position of the next token. A value: clone it, reorder
+/// it, keep several.
+#[derive(Clone, Debug)]
+pub struct DecoderState {
+    /// The states of the layers.
+    pub layers: Vec<MixerState>,
+    /// Number of tokens taken in so far.
+    pub position: usize,
+}
+
+impl DecoderState {
+    /// Bytes of all tensors held.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(MixerMemory::bytes).sum()
+    }
+
+    /// The states of the sequences `indices`, in that order.
+    #[must_use]
+    pub fn select(&self, indices: &Tensor<1, Int>) -> Self {
+        Self { layers: self.layers.iter().map(|s| s.select(indices)).collect(), position: self.position }
+    }
+}
+
+impl Decoder {
+    /// Logits of the next token at every position.
+    ///
+    /// # Shapes
+    /// - `ids`: `[B, T]`; `padding`: `[B, T]`, `true` = not a token
+    /// - output: `[B, T, vocab]`
+    ///
+    /// # Panics
+    /// If T exceeds the learned positions or an id the vocabulary: the data loader guarantees both.
+    pub fn forward(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+        let mut x = self.dropout.forward(self.embed(ids, 0));
+        for block in &self.blocks {
+            x = block.forward(x, padding.clone());
+        }
+        self.logits(x)
+    }
+
+    /// Mean cross entropy of `targets` `[B, T]` in nats, over the positions whose target is not `ignore`.
+    pub fn loss(&self, ids: Tensor<2, Int>, targets: Tensor<2, Int>, ignore: Option<usize>) -> Tensor<1> {
+        let logits = self.forward(ids, None);
+        let [b, t, v] = logits.dims();
+        let config = CrossEntropyLossConfig::new().with_pad_tokens(ignore.map(|i| vec![i]));
+        config.init(&logits.device()).forward(logits.reshape([b * t, v]), targets.reshape([b * t]))
+    }
+
+    /// The state before the first token of `batch` sequences.
+    pub fn state(&self, batch: usize) -> DecoderState {
+        DecoderState { layers: self.blocks.iter().map(|b| b.mixer.state(batch)).collect(), position: 0 }
+    }
+
+    /// Takes in the next tokens `ids` `[B, T]` and returns the logits at each of them.
+    ///
+    /// # Errors
+    /// If the learned positions end before these tokens do.
+    pub fn prefill(&self, ids: Tensor<2, Int>, state: &mut DecoderState) -> Result<Tensor<3>> {
+        let [_, t] = ids.dims();
+        self.check_position(state.position + t)?;
+        let mut x = self.embed(ids, state.position);
+        for (block, layer) in self.blocks.iter().zip(&mut state.layers) {
+            x = block.prefill(x, layer);
+        }
+        state.position += t;
+        Ok(self.logits(x))
+    }
+
+    /// Takes in one token per sequence, `ids` `[B]`, and returns the logits `[B, vocab]` of the next.
+    ///
+    /// # Errors
+    /// If the learned positions have ended.
+    pub fn step(&self, ids: Tensor<1, Int>, state: &mut DecoderState) -> Result<Tensor<2>> {
+        self.check_position(state.position + 1)?;
+        let mut x = self.embed(ids.unsqueeze_dim(1), state.position).squeeze_dim::<2>(1);
+        for (block, layer) in self.blocks.iter().zip(&mut state.layers) {
+            x = block.step(x, layer);
+        }
+        state.position += 1;
+        Ok(self.logits(x.unsqueeze_dim::<3>(1)).squeeze_dim(1))
+    }
+
+    /// Number of trained weights.
+    pub fn params(&self) -> usize {
+        self.num_params()
+    }
+
+    /// Floating-point operations of training per token in sequences of `context` tokens: forward and twice that for backward, a
+    /// multiply-add counted as two; norms, activations and the embedding look-up are left out.
+    pub fn training_flops_per_token(&self, context: usize) -> f64 {
+        let [vocab, d_model] = self.embedding.weight.lazy_shape().dims();
+        let blocks: f64 = self
+            .blocks
+            .iter()
+            .map(|b| {
+                let mlp = b.mlp.num_params();
+                b.mixer.flops_per_token(context) + 2.0 * mlp as f64
+            })
+            .sum();
+        3.0 * (blocks + 2.0 * (vocab * d_model) as f64)
+    }
+
+    fn embed(&self, ids: Tensor<2, Int>, position: usize) -> Tensor<3> {
+        let [_, t] = ids.dims();
+        let device = ids.device();
+        let mut x = self.embedding.forward(ids);
+        if (self.embedding_scale - 1.0).abs() > f64::EPSILON {
+            x = x * self.embedding_scale;
+        }
+        match &self.positions {
+            Some(table) => {
+                let at = Tensor::<1, Int>::arange(position as i64..(position + t) as i64, &device);
+                x + table.forward(at.unsqueeze_dim(0))
+            }
+            None => x,
+        }
+    }
+
+    fn logits(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = self.norm.forward(x);
+        match &self.head {
+            Some(head) => head.forward(x),
+            None => linear(x, self.embedding.weight.val().transpose(), None),
+        }
+    }
+
+    fn check_position(&self, end: usize) -> Result<()> {
+        match &self.positions {
+            Some(table) if end > table.weight.lazy_shape().dims::<2>()[0] => Err(Error::argument(
+                "decoder",
+                "ids",
+                format!("within the {} learned positions", table.weight.lazy_shape().dims::<2>()[0]),
+                format!("{end} tokens"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}

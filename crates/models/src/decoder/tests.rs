@@ -1,0 +1,57 @@
+use burn::tensor::{Int, Tensor, TensorData};
+use regard::MixerConfig;
+use regard_testkit::{assert_close, cpu};
+
+use super::{DecoderConfig, Positions};
+
+fn config(kind: &str) -> DecoderConfig {
+    let mixer = MixerConfig::named(kind, 2).expect("a kind of the list");
+    DecoderConfig::new(17, 16, 2, vec![mixer], 32)
+}
+
+fn ids(values: &[i64]) -> Tensor<2, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [1, values.len()]), &cpu())
+}
+
+#[test]
+fn prefill_and_steps_give_the_logits_of_the_whole_sequence() {
+    let tokens = [3, 1, 4, 1, 5, 9, 2, 6, 5];
+    for kind in MixerConfig::KINDS {
+        for positions in [Positions::None, Positions::Learned] {
+            let model = DecoderConfig { positions, ..config(kind) }.init(&cpu()).unwrap();
+            let want = model.forward(ids(&tokens), None);
+            let mut state = model.state(1);
+            let mut parts = vec![model.prefill(ids(&tokens[..4]), &mut state).unwrap()];
+            for &token in &tokens[4..] {
+                let id = Tensor::from_data([token], &cpu());
+                parts.push(model.step(id, &mut state).unwrap().unsqueeze_dim(1));
+            }
+            assert_eq!(state.position, tokens.len());
+            assert_close(kind, &Tensor::cat(parts, 1), &want, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn decoding_past_the_learned_positions_is_an_error() {
+    let model = DecoderConfig { positions: Positions::Learned, context: 4, ..config("softmax") }.init(&cpu()).unwrap();
+    let mut state = model.state(1);
+    let error = model.prefill(ids(&[1, 2, 3, 4, 5]), &mut state).unwrap_err();
+    assert_eq!(error.to_string(), "decoder: `ids` must be within the 4 learned positions, got 5 tokens");
+}
+
+#[test]
+fn a_config_without_mixers_is_an_error() {
+    let error = DecoderConfig { mixers: vec![], ..config("softmax") }.init(&cpu()).unwrap_err();
+    assert_eq!(error.to_string(), "decoder: `mixers` must be a list of at least one mixer, got []");
+}
+
+#[test]
+fn residual_projections_start_smaller() {
+    let model = DecoderConfig { d_model: 64, d_ff: 256, ..config("softmax") }.init(&cpu()).unwrap();
+    let std = |t: Tensor<2>| t.flatten::<1>(0, 1).var(0).sqrt().into_scalar::<f32>();
+    let block = &model.blocks[0];
+    let (up, down) = (std(block.mlp.up.weight.val()), std(block.mlp.down.weight.val()));
+    assert!((up - 0.02).abs() < 0.001, "std of an inner projection: {up}");
+    assert!((down - 0.01).abs() < 0.001, "std of a residual projection with two layers: {down}");
+}
