@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     LayerPlace, MixerMemory, Result, SequenceMixer,
+    kimi_delta::{KimiDelta, KimiDeltaConfig, KimiDeltaState},
     softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
 };
 
@@ -44,6 +45,7 @@ macro_rules! mixers {
         }
 
         /// A causal layer of any kind.
+        #[allow(clippy::large_enum_variant, reason = "one per layer of a model, next to its weights")]
         #[derive(Module, Debug)]
         pub enum Mixer {
             $($(#[$doc])* $variant($layer),)*
@@ -100,6 +102,8 @@ macro_rules! mixers {
 }
 
 mixers! {
+    /// Kimi Delta Attention.
+    "kimi_delta" KimiDelta(KimiDeltaConfig, KimiDelta, KimiDeltaState),
     /// Softmax attention.
     "softmax" Softmax(SoftmaxAttentionConfig, SoftmaxAttention, SoftmaxState),
 }
