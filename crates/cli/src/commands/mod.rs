@@ -1,0 +1,24 @@
+//! The sub-commands, one file each: their arguments, and the call into the libraries.
+
+mod completions;
+mod doctor;
+mod list;
+
+use clap::Subcommand;
+
+use crate::{failure::Failure, output::Output};
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    List(list::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
+}
+
+pub(crate) fn run(command: Command, output: &Output) -> Result<(), Failure> {
+    match command {
+        Command::List(args) => list::run(&args, output),
+        Command::Doctor(args) => doctor::run(&args, output),
+        Command::Completions(args) => completions::run(&args, output),
+    }
+}

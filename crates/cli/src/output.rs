@@ -1,0 +1,85 @@
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
+
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Where results and messages go: data to stdout, everything for people to stderr.
+pub(crate) struct Output {
+    quiet: bool,
+}
+
+impl Output {
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self { quiet }
+    }
+
+    /// Writes a result to stdout, with a line break at its end.
+    ///
+    /// A reader that has closed the pipe, as `head` does, ends the program silently.
+    pub(crate) fn data(&self, text: &str) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        let end = if text.ends_with('\n') { "" } else { "\n" };
+        match write!(stdout, "{text}{end}").and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            result => Ok(result?),
+        }
+    }
+
+    /// Writes one JSON object to stdout.
+    pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(value).map_err(|e| Failure::new(format!("JSON: {e}")))?;
+        self.data(&text)
+    }
+
+    /// Tells a person something on stderr, unless they asked for quiet.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
+    /// Whether progress is welcome.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Prints a failure to stderr and gives its exit code.
+    pub(crate) fn fail(&self, failure: &Failure) -> ExitCode {
+        let mut stderr = io::stderr().lock();
+        let paint = |label: &str, color: u8| {
+            if colored() { format!("\x1b[1;{color}m{label}\x1b[0m") } else { label.to_owned() }
+        };
+        let _ = writeln!(stderr, "{} {}", paint("error:", 31), failure.message);
+        if let Some(hint) = &failure.hint {
+            let _ = writeln!(stderr, "{} {hint}", paint("hint:", 36));
+        }
+        ExitCode::from(failure.code)
+    }
+}
+
+/// Whether stderr is a terminal that wants colours.
+fn colored() -> bool {
+    let refused = |name: &str, value: Option<&str>| {
+        std::env::var(name).is_ok_and(|v| value.map_or(!v.is_empty(), |value| v == value))
+    };
+    io::stderr().is_terminal() && !refused("NO_COLOR", None) && !refused("TERM", Some("dumb"))
+}
+
+/// A table with a line under its header, fitted to the terminal if there is one.
+pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
+    let mut table = Table::new();
+    let line = if io::stdout().is_terminal() { '─' } else { '-' };
+    table
+        .load_style(TableStyle::new().header_separator(LineStyle::none().fill(line).junction(line)))
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header.into_iter().collect::<Vec<_>>());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
