@@ -1,1 +1,5 @@
 //! placeholder
+
+#![warn(missing_docs)]
+
+pub mod report;
