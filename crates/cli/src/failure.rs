@@ -2,6 +2,8 @@ use std::io;
 
 use clap::error::{ContextKind, ContextValue};
 
+use crate::interrupt::INTERRUPTED;
+
 /// Why a command ends without success: what the user reads, and the exit code.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -22,6 +24,11 @@ impl Failure {
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// The end of work that a signal stopped and that can be continued as `how` says.
+    pub(crate) fn interrupted(message: impl Into<String>, how: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: Some(how.into()), code: INTERRUPTED }
     }
 
     /// What clap found wrong with the command line, in the form of all other errors.
@@ -61,5 +68,11 @@ fn quoted(names: &ContextValue, separator: &str) -> Option<String> {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::new(format!("standard output: {error}"))
+    }
+}
+
+impl From<regard_train::Error> for Failure {
+    fn from(error: regard_train::Error) -> Self {
+        Self { message: error.to_string(), hint: error.hint(), code: 1 }
     }
 }

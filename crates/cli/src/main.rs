@@ -9,6 +9,8 @@ mod failure;
 mod interrupt;
 mod memory;
 mod output;
+mod overrides;
+mod progress;
 
 use std::process::ExitCode;
 

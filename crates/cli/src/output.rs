@@ -22,9 +22,14 @@ impl Output {
     ///
     /// A reader that has closed the pipe, as `head` does, ends the program silently.
     pub(crate) fn data(&self, text: &str) -> Result<(), Failure> {
+        self.stream(text)?;
+        if text.ends_with('\n') { Ok(()) } else { self.stream("\n") }
+    }
+
+    /// Writes a piece of a result that grows, and shows it at once.
+    pub(crate) fn stream(&self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
-        let end = if text.ends_with('\n') { "" } else { "\n" };
-        match write!(stdout, "{text}{end}").and_then(|()| stdout.flush()) {
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
             result => Ok(result?),
         }
@@ -82,4 +87,10 @@ pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
         column.set_padding((0, 2));
     }
     table
+}
+
+/// Names and values, one pair a line, the values aligned.
+pub(crate) fn facts(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n")).collect()
 }

@@ -2,7 +2,10 @@
 
 mod completions;
 mod doctor;
+mod eval;
+mod generate;
 mod list;
+mod train;
 
 use clap::Subcommand;
 
@@ -11,6 +14,9 @@ use crate::{failure::Failure, output::Output};
 #[derive(Subcommand)]
 pub(crate) enum Command {
     List(list::Args),
+    Train(train::Args),
+    Eval(eval::Args),
+    Generate(generate::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
 }
@@ -18,6 +24,9 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command, output: &Output) -> Result<(), Failure> {
     match command {
         Command::List(args) => list::run(&args, output),
+        Command::Train(args) => train::run(&args, output),
+        Command::Eval(args) => eval::run(&args, output),
+        Command::Generate(args) => generate::run(&args, output),
         Command::Doctor(args) => doctor::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),
     }
