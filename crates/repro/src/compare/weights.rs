@@ -17,6 +17,8 @@ pub struct MatchedCandidate {
     pub model: DecoderConfig,
     /// Trained weights of the model.
     pub params: usize,
+    /// Floating-point operations of training per token, forward and backward.
+    pub flops_per_token: f64,
 }
 
 /// Gives all candidates the number of weights of a transformer of this size: softmax attention and channel mixers of the usual width.
@@ -51,7 +53,9 @@ fn match_one(config: &CompareConfig, candidate: &Candidate, vocab: usize, target
     let rounded = |step: f64| ((exact / step).round() * step) as usize;
     let d_ff = [8.0, 4.0, 2.0].into_iter().map(rounded).find(|w| *w > 0 && share(*w) < TOLERANCE / 4.0).unwrap_or_else(|| rounded(1.0));
     let model = config.model(candidate, vocab, d_ff);
-    Ok(MatchedCandidate { name: candidate.name.clone(), params: weights(&model)?, model })
+    let built = model.init(&Device::flex())?;
+    let (params, flops_per_token) = (built.params(), built.training_flops_per_token(config.context));
+    Ok(MatchedCandidate { name: candidate.name.clone(), params, flops_per_token, model })
 }
 
 /// Counts the weights of a model by building it: no formula can be wrong.
