@@ -76,3 +76,10 @@ impl From<regard_train::Error> for Failure {
         Self { message: error.to_string(), hint: error.hint(), code: 1 }
     }
 }
+
+impl From<regard_repro::Error> for Failure {
+    fn from(error: regard_repro::Error) -> Self {
+        let code = if matches!(error, regard_repro::Error::Interrupted { .. }) { INTERRUPTED } else { 1 };
+        Self { message: error.to_string(), hint: error.hint(), code }
+    }
+}

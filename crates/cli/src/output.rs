@@ -3,7 +3,7 @@ use std::{
     process::ExitCode,
 };
 
-use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -85,6 +85,16 @@ pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
         .set_header(header.into_iter().collect::<Vec<_>>());
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
+    }
+    table
+}
+
+/// A table of results, its numbers to the right.
+pub(crate) fn table_of(results: &regard_repro::Table) -> Table {
+    let mut table = table(results.columns.iter().map(String::as_str));
+    table.add_rows(&results.rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
     }
     table
 }

@@ -74,7 +74,10 @@ pub(crate) fn load(path: &Path, overrides: &[Override], mixer: Option<&str>) -> 
     for set in overrides {
         set.apply(&mut table)?;
     }
-    Ok(RunConfig::from_toml(&table.to_string())?)
+    RunConfig::from_toml(&table.to_string()).map_err(|error| {
+        let failure = Failure::from(error);
+        Failure { message: format!("{} as overridden: {}", path.display(), failure.message), ..failure }
+    })
 }
 
 #[cfg(test)]
@@ -100,7 +103,7 @@ mod tests {
         let mut table: Table = "seed = 1\n[train]\nbatch = 4\nsteps = 10".parse().unwrap();
         set("train.steps=20").apply(&mut table).unwrap();
         set("eval.every=5").apply(&mut table).unwrap();
-        assert_eq!(table.to_string(), "seed = 1\n\n[train]\nbatch = 4\nsteps = 20\n\n[eval]\nevery = 5\n");
+        assert_eq!(table.to_string(), "seed = 1\n\n[eval]\nevery = 5\n\n[train]\nbatch = 4\nsteps = 20\n");
         let error = set("seed.x=1").apply(&mut table).unwrap_err();
         assert_eq!(error.message, "--set seed.x: `seed` is a value, not a section");
     }

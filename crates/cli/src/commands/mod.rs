@@ -1,5 +1,6 @@
 //! The sub-commands, one file each: their arguments, and the call into the libraries.
 
+mod compare;
 mod completions;
 mod doctor;
 mod eval;
@@ -14,6 +15,7 @@ use crate::{failure::Failure, output::Output};
 #[derive(Subcommand)]
 pub(crate) enum Command {
     List(list::Args),
+    Compare(compare::Args),
     Train(train::Args),
     Eval(eval::Args),
     Generate(generate::Args),
@@ -24,6 +26,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command, output: &Output) -> Result<(), Failure> {
     match command {
         Command::List(args) => list::run(&args, output),
+        Command::Compare(args) => compare::run(&args, output),
         Command::Train(args) => train::run(&args, output),
         Command::Eval(args) => eval::run(&args, output),
         Command::Generate(args) => generate::run(&args, output),
