@@ -3,10 +3,10 @@ use std::{
     process::ExitCode,
 };
 
-use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width};
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, interrupt::INTERRUPTED};
 
 /// Where results and messages go: data to stdout, everything for people to stderr.
 pub(crate) struct Output {
@@ -59,7 +59,9 @@ impl Output {
         let paint = |label: &str, color: u8| {
             if colored() { format!("\x1b[1;{color}m{label}\x1b[0m") } else { label.to_owned() }
         };
-        let _ = writeln!(stderr, "{} {}", paint("error:", 31), failure.message);
+        // To be interrupted is no error.
+        let label = if failure.code == INTERRUPTED { String::new() } else { paint("error:", 31) + " " };
+        let _ = writeln!(stderr, "{label}{}", failure.message);
         if let Some(hint) = &failure.hint {
             let _ = writeln!(stderr, "{} {hint}", paint("hint:", 36));
         }
@@ -75,6 +77,9 @@ fn colored() -> bool {
     io::stderr().is_terminal() && !refused("NO_COLOR", None) && !refused("TERM", Some("dumb"))
 }
 
+/// Spaces between two columns.
+const GAP: u16 = 2;
+
 /// A table with a line under its header, fitted to the terminal if there is one.
 pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
@@ -84,19 +89,31 @@ pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header.into_iter().collect::<Vec<_>>());
     for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+        column.set_padding((0, GAP));
     }
     table
 }
 
 /// A table of results, its numbers to the right.
-pub(crate) fn table_of(results: &regard_repro::Table) -> Table {
+pub(crate) fn results(results: &regard_repro::Table) -> String {
     let mut table = table(results.columns.iter().map(String::as_str));
     table.add_rows(&results.rows);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table
+    render(table)
+}
+
+/// The text of a table. Cells wrap between words, never within one, even if lines get longer than the terminal is wide.
+pub(crate) fn render(mut table: Table) -> String {
+    for index in 0..table.column_count() {
+        let cells = table.column_cells_with_header_iter(index).flatten().map(Cell::content);
+        let longest = cells.flat_map(|text| text.split_whitespace().map(|word| word.chars().count()).collect::<Vec<_>>()).max();
+        if let (Some(column), Some(longest)) = (table.column_mut(index), longest) {
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(longest as u16 + GAP)));
+        }
+    }
+    table.trim_fmt()
 }
 
 /// Names and values, one pair a line, the values aligned.

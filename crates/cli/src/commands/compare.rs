@@ -12,7 +12,7 @@ use crate::{
     failure::Failure,
     interrupt,
     memory::METER,
-    output::{Output, table_of},
+    output::{Output, results},
     progress,
 };
 
@@ -110,7 +110,7 @@ fn report(args: &Args, comparison: &Comparison, out: &Path, output: &Output) -> 
     if args.json {
         output.json(comparison)?;
     } else {
-        output.data(&table_of(&comparison.table()).trim_fmt())?;
+        output.data(&results(&comparison.table()))?;
     }
     output.note(&format!("report: {}", out.join("report.html").display()));
     let failed: Vec<_> = comparison.candidates.iter().filter_map(|c| Some(format!("{}: {}", c.mixer, c.failed.as_ref()?))).collect();

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::{
     device::{BACKENDS, DeviceArg, cards},
     failure::Failure,
-    output::{Output, facts, table},
+    output::{Output, facts, render, table},
 };
 
 /// Show the machine, its devices, measured speeds and what this build can do
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         kernels.add_row([m.id.to_owned(), if m.kernels.is_empty() { "none: tensor operations".into() } else { m.kernels.join(", ") }]);
     }
     for table in [table_of_devices, kernels] {
-        text += &format!("\n{}\n", table.trim_fmt());
+        text += &format!("\n{}\n", render(table));
     }
     output.data(&text)
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     failure::Failure,
-    output::{Output, table},
+    output::{Output, render, table},
 };
 
 /// List the mechanisms, or show the page of one
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         let kernels = if m.kernels.is_empty() { "-".to_owned() } else { m.kernels.join(", ") };
         table.add_row([m.id, m.name, direction(m), m.time, m.state, &kernels, m.paper]);
     }
-    output.data(&table.trim_fmt())
+    output.data(&render(table))
 }
 
 fn direction(entry: &Entry) -> &'static str {

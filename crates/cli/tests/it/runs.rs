@@ -92,7 +92,7 @@ fn a_terminated_run_says_how_to_resume_and_does() {
         let output = child.wait_with_output().unwrap();
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{stderr}");
-        assert!(stderr.contains("error: stopped at step "), "{stderr}");
+        assert!(stderr.contains("\nstopped at step "), "{stderr}");
         assert!(stderr.contains(&format!("hint: continue with `regard train --resume {out}`")), "{stderr}");
         let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(result["status"], "interrupted");
