@@ -3,9 +3,9 @@
 mod decayed_product;
 mod mlp;
 mod norm;
+mod raw;
 mod rotary;
 
-#[expect(unused_imports)]
 pub(crate) use decayed_product::decayed_product;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
 pub use norm::{Norm, NormKind, SimpleRmsNorm, srms_norm};
