@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     LayerPlace, MixerMemory, Result, SequenceMixer,
+    lightning_attention::{Lightning, LightningConfig, LightningState},
     softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
 };
 
@@ -100,6 +101,8 @@ macro_rules! mixers {
 }
 
 mixers! {
+    /// Lightning attention in the gated layer of TransNormerLLM.
+    "lightning" Lightning(LightningConfig, Lightning, LightningState),
     /// Softmax attention.
     "softmax" Softmax(SoftmaxAttentionConfig, SoftmaxAttention, SoftmaxState),
 }

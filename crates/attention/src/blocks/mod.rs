@@ -6,13 +6,13 @@ mod kernel;
 mod loss;
 mod mlp;
 mod norm;
+mod raw;
 mod rotary;
 mod simd;
 #[cfg(test)]
 mod tests;
 
 pub use activation::{gelu, silu_gate};
-#[expect(unused_imports)]
 pub(crate) use decayed_product::decayed_product;
 pub use loss::cross_entropy;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
