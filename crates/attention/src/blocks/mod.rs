@@ -4,9 +4,10 @@ mod decayed_product;
 mod mlp;
 mod norm;
 mod rotary;
+mod scan;
 
-#[expect(unused_imports)]
 pub(crate) use decayed_product::decayed_product;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
 pub use norm::{Norm, NormKind, SimpleRmsNorm, srms_norm};
 pub use rotary::rotary;
+pub(crate) use scan::{LOG_ZERO, prefix_sum, running_log_sum_exp};
