@@ -12,6 +12,7 @@
 
 pub mod blocks;
 mod error;
+pub mod flow_attention;
 pub mod lightning_attention;
 mod mixer;
 pub mod registry;

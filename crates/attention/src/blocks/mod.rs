@@ -8,6 +8,7 @@ mod mlp;
 mod norm;
 mod raw;
 mod rotary;
+mod scan;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -18,3 +19,4 @@ pub use loss::cross_entropy;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
 pub use norm::{Norm, NormKind, srms_norm};
 pub use rotary::rotary;
+pub(crate) use scan::{LOG_ZERO, prefix_sum, running_log_sum_exp};
