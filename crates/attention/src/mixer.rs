@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     LayerPlace, MixerMemory, Result, SequenceMixer,
+    flow_attention::{FlowAttention, FlowAttentionConfig, FlowState},
+    lightning_attention::{Lightning, LightningConfig, LightningState},
     softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
 };
 
@@ -100,6 +102,10 @@ macro_rules! mixers {
 }
 
 mixers! {
+    /// Flow attention.
+    "flow" Flow(FlowAttentionConfig, FlowAttention, FlowState),
+    /// Lightning attention in the gated layer of TransNormerLLM.
+    "lightning" Lightning(LightningConfig, Lightning, LightningState),
     /// Softmax attention.
     "softmax" Softmax(SoftmaxAttentionConfig, SoftmaxAttention, SoftmaxState),
 }
