@@ -1,12 +1,20 @@
 //! What mechanisms and models share: norms, gated linear units, short convolutions, positions, packed sequences.
 
+mod activation;
 mod decayed_product;
+mod kernel;
+mod loss;
 mod mlp;
 mod norm;
 mod rotary;
+mod simd;
+#[cfg(test)]
+mod tests;
 
+pub use activation::{gelu, silu_gate};
 #[expect(unused_imports)]
 pub(crate) use decayed_product::decayed_product;
+pub use loss::cross_entropy;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
-pub use norm::{Norm, NormKind, SimpleRmsNorm, srms_norm};
+pub use norm::{Norm, NormKind, srms_norm};
 pub use rotary::rotary;
