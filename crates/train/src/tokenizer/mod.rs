@@ -14,7 +14,7 @@ use word::Words;
 
 /// Text to numbers and back. It serialises with all that it has learned, so that a run needs its data no more.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", content = "vocabulary", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Tokenizer {
     /// The 256 bytes of UTF-8.
     Byte,
