@@ -12,6 +12,7 @@
 
 pub mod blocks;
 mod error;
+pub mod flow_attention;
 mod mixer;
 pub mod registry;
 mod sequence_mixer;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     LayerPlace, MixerMemory, Result, SequenceMixer,
+    flow_attention::{FlowAttention, FlowAttentionConfig, FlowState},
     softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
 };
 
@@ -100,6 +101,8 @@ macro_rules! mixers {
 }
 
 mixers! {
+    /// Flow attention.
+    "flow" Flow(FlowAttentionConfig, FlowAttention, FlowState),
     /// Softmax attention.
     "softmax" Softmax(SoftmaxAttentionConfig, SoftmaxAttention, SoftmaxState),
 }

@@ -31,16 +31,28 @@ pub enum Direction {
 }
 
 /// All mechanisms, ordered by id.
-pub const MECHANISMS: &[Entry] = &[Entry {
-    id: "softmax",
-    name: "Softmax attention",
-    paper: "Vaswani et al. 2017, arXiv 1706.03762",
-    direction: Direction::Both,
-    time: "T²(K+V)",
-    state: "T(K+V)",
-    kernels: &[],
-    page: include_str!("softmax_attention/README.md"),
-}];
+pub const MECHANISMS: &[Entry] = &[
+    Entry {
+        id: "flow",
+        name: "Flow attention",
+        paper: "Wu et al. 2022, arXiv 2202.06258",
+        direction: Direction::Both,
+        time: "TKV",
+        state: "KV+4K",
+        kernels: &[],
+        page: include_str!("flow_attention/README.md"),
+    },
+    Entry {
+        id: "softmax",
+        name: "Softmax attention",
+        paper: "Vaswani et al. 2017, arXiv 1706.03762",
+        direction: Direction::Both,
+        time: "T²(K+V)",
+        state: "T(K+V)",
+        kernels: &[],
+        page: include_str!("softmax_attention/README.md"),
+    },
+];
 
 /// The mechanism of that id.
 pub fn find(id: &str) -> Option<&'static Entry> {

@@ -7,14 +7,15 @@ mod loss;
 mod mlp;
 mod norm;
 mod rotary;
+mod scan;
 mod simd;
 #[cfg(test)]
 mod tests;
 
 pub use activation::{gelu, silu_gate};
-#[expect(unused_imports)]
 pub(crate) use decayed_product::decayed_product;
 pub use loss::cross_entropy;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
 pub use norm::{Norm, NormKind, srms_norm};
 pub use rotary::rotary;
+pub(crate) use scan::{LOG_ZERO, prefix_sum, running_log_sum_exp};
