@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     LayerPlace, MixerMemory, Result, SequenceMixer,
     flow_attention::{FlowAttention, FlowAttentionConfig, FlowState},
+    lightning_attention::{Lightning, LightningConfig, LightningState},
     softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
 };
 
@@ -103,6 +104,8 @@ macro_rules! mixers {
 mixers! {
     /// Flow attention.
     "flow" Flow(FlowAttentionConfig, FlowAttention, FlowState),
+    /// Lightning attention in the gated layer of TransNormerLLM.
+    "lightning" Lightning(LightningConfig, Lightning, LightningState),
     /// Softmax attention.
     "softmax" Softmax(SoftmaxAttentionConfig, SoftmaxAttention, SoftmaxState),
 }

@@ -43,6 +43,16 @@ pub const MECHANISMS: &[Entry] = &[
         page: include_str!("flow_attention/README.md"),
     },
     Entry {
+        id: "lightning",
+        name: "Lightning attention",
+        paper: "Qin et al. 2024, arXiv 2405.17381",
+        direction: Direction::Causal,
+        time: "T(C(K+V)+KV)",
+        state: "KV",
+        kernels: &[],
+        page: include_str!("lightning_attention/README.md"),
+    },
+    Entry {
         id: "softmax",
         name: "Softmax attention",
         paper: "Vaswani et al. 2017, arXiv 1706.03762",

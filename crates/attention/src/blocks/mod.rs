@@ -1,11 +1,14 @@
 //! What mechanisms and models share: norms, gated linear units, short convolutions, positions, packed sequences.
 
 mod activation;
+mod custom_gradient;
 mod decayed_product;
 mod kernel;
 mod loss;
 mod mlp;
 mod norm;
+mod raw;
+mod packed;
 mod rotary;
 mod scan;
 mod simd;
@@ -13,9 +16,11 @@ mod simd;
 mod tests;
 
 pub use activation::{gelu, silu_gate};
+pub(crate) use custom_gradient::{GradientRule, with_gradient};
 pub(crate) use decayed_product::decayed_product;
 pub use loss::cross_entropy;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
 pub use norm::{Norm, NormKind, srms_norm};
+pub(crate) use packed::check_cu_seqlens;
 pub use rotary::rotary;
 pub(crate) use scan::{LOG_ZERO, prefix_sum, running_log_sum_exp};

@@ -1,0 +1,5 @@
+mod goldens;
+
+use super::Variant;
+
+const VARIANTS: [Variant; 4] = [Variant::Tiled, Variant::ParallelScan, Variant::LeftProduct, Variant::Recurrent];
