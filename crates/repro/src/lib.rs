@@ -7,6 +7,7 @@ pub mod compare;
 mod error;
 pub mod fit;
 pub mod machine;
+mod measure;
 mod table;
 
 pub use error::{Error, Result};

@@ -162,7 +162,7 @@ impl<'a> Driver<'a> {
         if seconds == 0.0 {
             return Ok(None);
         }
-        let scaling = scaling::measure(&self.config, seconds, &mut self.context)?;
+        let scaling = scaling::scaling(&self.config, seconds, &mut self.context)?;
         if self.context.stopped() {
             return Err(Error::Interrupted { path: self.out.clone() });
         }

@@ -107,14 +107,9 @@ fn columns(c: &Comparison) -> Vec<Column> {
     columns.push(plain("Step", "training", |c| c.step_ms.map(|ms| ms / 1e3), -1, |v| Quantity::Seconds.text(v, 3)));
     columns.push(plain("Tokens/s", "training", |c| c.tokens_per_s, 1, |v| Quantity::Count.text(v, 3)));
     columns.push(plain("Peak memory", "training", |c| c.peak_bytes.map(|b| b as f64), -1, |v| Quantity::Bytes.text(v, 3)));
-    columns.push(plain("State", "after 1 token", |c| state(c, 0), 0, |v| Quantity::Bytes.text(v, 3)));
-    columns.push(plain("State", "after 1k tokens", |c| state(c, 1), -1, |v| Quantity::Bytes.text(v, 3)));
+    columns.push(plain("State", "after 1k tokens", |c| c.state_bytes.last().map(|s| s.bytes as f64), -1, |v| Quantity::Bytes.text(v, 3)));
     columns.retain(|column| c.candidates.iter().any(|c| (column.value)(c).is_some()));
     columns
-}
-
-fn state(c: &CandidateResult, index: usize) -> Option<f64> {
-    c.state_bytes.get(index).map(|s| s.bytes as f64)
 }
 
 fn headline(c: &Comparison) -> Markup {
@@ -129,7 +124,7 @@ fn headline(c: &Comparison) -> Markup {
     let alone = c.candidates.len() == 1;
     let exponents: Vec<_> = c.candidates.iter().filter_map(|r| c.exponents(&r.mixer)[0]).collect();
     html! {
-        div.wide { table {
+        div.wide { table.headline {
             thead { tr {
                 th scope="col" { "Mixer" }
                 @for column in &columns { th scope="col" { (column.name) span.unit { (column.unit) } } }
@@ -141,14 +136,16 @@ fn headline(c: &Comparison) -> Markup {
                     @let value = (column.value)(candidate);
                     // What reads the same as the best is as good.
                     @let is_best = !alone && value.zip(*best).is_some_and(|(v, b)| (column.text)(v) == (column.text)(b));
-                    td.best[is_best] {
-                        (value.map_or("–".into(), column.text))
-                        @if let Some([low, high]) = (column.range)(candidate).filter(|_| candidate.seeds.len() > 1) {
-                            span.spread { ((column.text)(low)) "…" ((column.text)(high)) }
+                    td.best[is_best] data-label=(column.name) {
+                        span.value {
+                            (value.map_or("–".into(), column.text))
+                            @if let Some([low, high]) = (column.range)(candidate).filter(|_| candidate.seeds.len() > 1) {
+                                span.spread { ((column.text)(low)) "…" ((column.text)(high)) }
+                            }
                         }
                     }
                 }
-                @if !exponents.is_empty() { td { @match c.exponents(&candidate.mixer)[0] { Some(p) => (power(p)), None => "–" } } }
+                @if !exponents.is_empty() { td data-label="Time" { @match c.exponents(&candidate.mixer)[0] { Some(p) => (power(p)), None => "–" } } }
             } } }
         } }
         p.small {
@@ -233,13 +230,17 @@ fn quality(c: &Comparison, curves: &[Curves]) -> Vec<Plot> {
 }
 
 fn cost_lead(s: &Scaling) -> Markup {
-    let to = s.curves.iter().filter_map(|c| c.fit_to).max();
+    let to = s.curves.iter().filter(|c| c.time_exponent.is_some()).filter_map(|c| c.fit_to).max();
     html! {
         p {
             "One mixer layer of width " (s.d_model) " with " (s.heads) @if s.heads == 1 { " head" } @else { " heads" }
-            ", alone, on " (s.batch) @if s.batch == 1 { " sequence" } @else { " sequences" } ": forward and backward. Exponents are fitted by least squares on both logarithms, from "
-            (Quantity::Length.text(s.fit_from as f64, 3)) " tokens"
-            @if let Some(to) = to { " to " (Quantity::Length.text(to as f64, 3)) } " or as far as a curve goes; a curve ends where its next point did not fit into the time."
+            ", alone, on " (s.batch) @if s.batch == 1 { " sequence" } @else { " sequences" }
+            ": forward and backward. A curve ends where its next point did not fit into the time."
+            @if let Some(to) = to {
+                " Exponents are fitted by least squares on both logarithms, from "
+                (Quantity::Length.text(s.fit_from as f64, 3)) " tokens to " (Quantity::Length.text(to as f64, 3))
+                ", or as far as a curve goes."
+            }
         }
     }
 }

@@ -8,7 +8,12 @@ use regard::{LayerPlace, Mixer, MixerMemory, SequenceMixer};
 use serde::{Deserialize, Serialize};
 
 use super::{Candidate, CompareConfig, CompareEvent, Context};
-use crate::{Result, fit::exponent, machine::sync};
+use crate::{
+    Result,
+    fit::exponent,
+    machine::sync,
+    measure::{Patience, measure},
+};
 
 /// How the cost of each candidate grows with length.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,13 +61,11 @@ pub struct Point {
 }
 
 const FIT_FROM: usize = 1024;
-/// Repetitions of a measurement that are enough, and the time after which there are no more.
-const REPETITIONS: usize = 7;
-const ENOUGH: Duration = Duration::from_millis(400);
+const PATIENCE: Patience = Patience { repetitions: 7, enough: Duration::from_millis(400) };
 
 /// Measures lengths in powers of two, all candidates at one length before the next, until the time is over: a candidate whose next
 /// point would take more than its share of what is left goes no further.
-pub(super) fn measure(config: &CompareConfig, seconds: f64, context: &mut Context<'_>) -> Result<Scaling> {
+pub(super) fn scaling(config: &CompareConfig, seconds: f64, context: &mut Context<'_>) -> Result<Scaling> {
     let end = Instant::now() + Duration::from_secs_f64(seconds.max(0.0));
     let (size, options) = (config.size, &config.scaling);
     let device = context.device.clone().autodiff();
@@ -81,7 +84,7 @@ pub(super) fn measure(config: &CompareConfig, seconds: f64, context: &mut Contex
                 subject.curve.stopped = Some("out of time".into());
                 continue;
             }
-            let point = subject.measure(length, options.batch, size.d_model, &device, context);
+            let point = subject.point(length, options.batch, size.d_model, &device, context);
             subject.curve.points.push(point);
             let mixer = &subject.curve.mixer;
             context.emit(&CompareEvent::Scaling { mixer, tokens: length, seconds: point.seconds });
@@ -136,15 +139,14 @@ impl Subject {
         };
         let growth = (last.seconds / before.seconds).clamp(1.5, 5.0);
         let single = last.seconds * growth * self.layers.len() as f64;
-        // Warm-up, a repetition and no more further ones than ENOUGH allows, and about half a pass for the state.
-        single * 2.5 + ENOUGH.as_secs_f64().min(single * (REPETITIONS - 1) as f64)
+        // Warm-up, a repetition and no more further ones than patience allows, and about half a pass for the state.
+        single * 2.5 + PATIENCE.enough.as_secs_f64().min(single * (PATIENCE.repetitions - 1) as f64)
     }
 
-    fn measure(&self, tokens: usize, batch: usize, d_model: usize, device: &Device, context: &Context<'_>) -> Point {
+    fn point(&self, tokens: usize, batch: usize, d_model: usize, device: &Device, context: &Context<'_>) -> Point {
         let x = Tensor::<3>::random([batch, tokens, d_model], Distribution::Normal(0.0, 1.0), device);
         sync(device);
-        let pass = || {
-            let start = Instant::now();
+        let cost = measure(context.memory, PATIENCE, || {
             for layer in &self.layers {
                 let x = x.clone().require_grad();
                 let y = layer.forward(x.clone(), None);
@@ -154,24 +156,9 @@ impl Subject {
                 sync(device);
                 drop(grad);
             }
-            start.elapsed() / self.layers.len() as u32
-        };
-        // The warm-up measures memory: the buffers of the repetitions are no others.
-        let base = context.memory.map(|meter| {
-            (meter.reset)();
-            (meter.peak)()
         });
-        pass();
-        let peak_bytes = context.memory.zip(base).map(|(meter, base)| (meter.peak)().saturating_sub(base));
-        let mut times = Vec::with_capacity(REPETITIONS);
-        let start = Instant::now();
-        while times.is_empty() || (times.len() < REPETITIONS && start.elapsed() < ENOUGH) {
-            times.push(pass());
-        }
-        times.sort_unstable();
-        let seconds = times[times.len() / 2].as_secs_f64();
         let state_bytes = self.state_bytes(tokens, d_model, device);
-        Point { tokens, seconds, peak_bytes, state_bytes }
+        Point { tokens, seconds: cost.seconds / self.layers.len() as f64, peak_bytes: cost.peak_bytes, state_bytes }
     }
 
     /// Bytes of the state of one sequence after `tokens` tokens.
