@@ -1,5 +1,6 @@
 //! The sub-commands, one file each: their arguments, and the call into the libraries.
 
+mod bench;
 mod compare;
 mod completions;
 mod doctor;
@@ -19,6 +20,7 @@ pub(crate) enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Generate(generate::Args),
+    Bench(bench::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
 }
@@ -30,6 +32,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Train(args) => train::run(&args, output),
         Command::Eval(args) => eval::run(&args, output),
         Command::Generate(args) => generate::run(&args, output),
+        Command::Bench(args) => bench::run(&args, output),
         Command::Doctor(args) => doctor::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),
     }

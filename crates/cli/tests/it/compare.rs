@@ -123,3 +123,25 @@ fn settings_that_cannot_be_read_say_what_can() {
     let failure = place.failure(&["compare", "--task", "recall", "--data", "text.txt"]);
     assert!(failure.error.contains("--data"), "{failure:?}");
 }
+
+#[test]
+fn a_bench_measures_every_operation_at_every_length() {
+    let place = Place::new();
+    let args = ["bench", "--lengths", "32,64", "--heads", "1", "--width", "8", "--seconds", "0.01"];
+    let bench = place.json(&[&args[..], &["--json", "--out", "bench.html"]].concat());
+    let rows = bench["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), regard::MixerConfig::KINDS.len() * 2 * 2);
+    for row in rows {
+        for key in ["seconds", "bytes", "copy_share", "matmul_share"] {
+            assert!(row[key].as_f64().unwrap() > 0.0, "{key}: {row}");
+        }
+    }
+    assert!(place.read("bench.html").starts_with("<!DOCTYPE html>"));
+    let table = place.stdout(&[&args[..], &["--mixers", "softmax", "--passes", "forward"]].concat());
+    assert_eq!(table.lines().count(), 4, "{table}");
+
+    let failure = place.failure(&["bench", "--mixers", "sofmax"]);
+    assert!(failure.hint.contains("did you mean `softmax`?"), "{failure:?}");
+    let failure = place.failure(&["bench", "--lengths", "0"]);
+    assert!(failure.error.contains("lengths"), "{failure:?}");
+}
