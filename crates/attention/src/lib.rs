@@ -13,8 +13,8 @@
 pub mod blocks;
 mod error;
 pub mod flow_attention;
-pub mod lightning_attention;
 pub mod kimi_delta;
+pub mod lightning_attention;
 mod mixer;
 pub mod registry;
 mod sequence_mixer;

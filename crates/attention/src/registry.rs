@@ -43,6 +43,16 @@ pub const MECHANISMS: &[Entry] = &[
         page: include_str!("flow_attention/README.md"),
     },
     Entry {
+        id: "kimi_delta",
+        name: "Kimi Delta Attention",
+        paper: "Kimi Team 2025, arXiv 2510.26692",
+        direction: Direction::Causal,
+        time: "T(KV + C(K+V) + C²)",
+        state: "KV",
+        kernels: &[],
+        page: include_str!("kimi_delta/README.md"),
+    },
+    Entry {
         id: "lightning",
         name: "Lightning attention",
         paper: "Qin et al. 2024, arXiv 2405.17381",

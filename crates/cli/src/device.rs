@@ -1,11 +1,8 @@
-use std::{
-    fmt, panic,
-    str::FromStr,
-};
+use std::{fmt, panic, str::FromStr};
 
-use burn::tensor::{Device, Tensor};
 #[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
 use burn::tensor::DeviceType;
+use burn::tensor::{Device, Tensor};
 
 use crate::failure::Failure;
 

@@ -71,9 +71,7 @@ impl Output {
 
 /// Whether stderr is a terminal that wants colours.
 fn colored() -> bool {
-    let refused = |name: &str, value: Option<&str>| {
-        std::env::var(name).is_ok_and(|v| value.map_or(!v.is_empty(), |value| v == value))
-    };
+    let refused = |name: &str, value: Option<&str>| std::env::var(name).is_ok_and(|v| value.map_or(!v.is_empty(), |value| v == value));
     io::stderr().is_terminal() && !refused("NO_COLOR", None) && !refused("TERM", Some("dumb"))
 }
 

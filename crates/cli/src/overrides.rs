@@ -46,9 +46,9 @@ impl Override {
         let mut table = root;
         for key in sections {
             let inner = table.entry(key).or_insert_with(|| Value::Table(Table::new()));
-            table = inner.as_table_mut().ok_or_else(|| {
-                Failure::new(format!("--set {}: `{key}` is a value, not a section", self.keys.join(".")))
-            })?;
+            table = inner
+                .as_table_mut()
+                .ok_or_else(|| Failure::new(format!("--set {}: `{key}` is a value, not a section", self.keys.join("."))))?;
         }
         table.insert(last.clone(), self.value.clone());
         Ok(())

@@ -80,7 +80,10 @@ impl Rates {
     /// Measures both on the device; takes about a second.
     pub fn measure(device: &Device) -> Self {
         let device = device.clone().inner();
-        Self { copy_bytes_per_s: if is_cpu(&device) { copy_on_cpu() } else { copy_on_device(&device) }, matmul_flops_per_s: matmul(&device) }
+        Self {
+            copy_bytes_per_s: if is_cpu(&device) { copy_on_cpu() } else { copy_on_device(&device) },
+            matmul_flops_per_s: matmul(&device),
+        }
     }
 
     /// The same as names and values, for people.

@@ -4,8 +4,8 @@ use std::{fmt::Debug, sync::Arc};
 use burn::backend::Cube;
 use burn::{
     backend::{
-        Autodiff, AutodiffBackend, Backend, BackendTensor, DispatchAutodiffContext, DispatchKindConversion, DispatchTensor, DispatchTensorKind, Flex,
-        GradientCheckpointingStrategy,
+        Autodiff, AutodiffBackend, Backend, BackendTensor, DispatchAutodiffContext, DispatchKindConversion, DispatchTensor,
+        DispatchTensorKind, Flex, GradientCheckpointingStrategy,
         autodiff::{
             checkpoint::{
                 base::Checkpointer,

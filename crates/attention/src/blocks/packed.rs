@@ -26,10 +26,10 @@ mod tests {
         assert!(check_cu_seqlens("op", &[0, 3, 3, 7], 1, 7).is_ok());
         assert!(check_cu_seqlens("op", &[0], 1, 0).is_ok());
         for wrong in [&[][..], &[1, 7], &[0, 6], &[0, 5, 4, 7]] {
-            let error = check_cu_seqlens("op", wrong, 1, 7).unwrap_err().to_string();
+            let error = check_cu_seqlens("op", wrong, 1, 7).expect_err("refused").to_string();
             assert_eq!(error, format!("op: `cu_seqlens` must be boundaries that rise from 0 to T = 7, got {wrong:?}"));
         }
-        let error = check_cu_seqlens("op", &[0, 7], 2, 7).unwrap_err().to_string();
+        let error = check_cu_seqlens("op", &[0, 7], 2, 7).expect_err("refused").to_string();
         assert_eq!(error, "op: `cu_seqlens` must be absent or the batch 1: packed sequences lie in one row, got a batch of 2");
     }
 }

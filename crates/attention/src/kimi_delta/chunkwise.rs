@@ -10,7 +10,7 @@ use super::chunk::{self, Chunks};
 use crate::blocks::{GradientRule, with_gradient};
 
 /// Rows (tokens × heads) of a run of chunks: enough for few, large operations, few enough for the last-level cache.
-const RUN_ROWS: usize = 4096;
+const RUN_ROWS: usize = 2048;
 
 /// The inputs of sequences of equal length, in one float type.
 #[derive(Clone, Debug)]
@@ -74,14 +74,7 @@ fn cuts(t: usize, heads: usize, size: usize) -> Vec<Cut> {
 impl Inputs {
     fn erase(self) -> [DispatchTensor; 6] {
         let Self { q, k, v, g, beta, state } = self;
-        [
-            q.into_dispatch(),
-            k.into_dispatch(),
-            v.into_dispatch(),
-            g.into_dispatch(),
-            beta.into_dispatch(),
-            state.into_dispatch(),
-        ]
+        [q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), g.into_dispatch(), beta.into_dispatch(), state.into_dispatch()]
     }
 
     fn inner(self) -> Self {

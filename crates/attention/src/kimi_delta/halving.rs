@@ -67,18 +67,20 @@ impl Decays {
         let mut levels = Vec::new();
         let mut s = 1;
         while s < c {
-            let first = half(&from_start, s, false);
-            let second = half(&from_start, s, true);
-            let total = |half: &Tensor<3>| half.clone().narrow(1, s - 1, 1); // [P, 1, K]
-            let (total_first, total_second) = (total(&first), total(&second));
-            let halves = to_end.as_ref().map(|x| (half(x, s, false), half(x, s, true)));
-            let ends = match &halves {
-                Some((a, b)) => vec![a.clone() * total_second, b.clone()],
-                None => vec![total_second.clone(), total_second.ones_like()],
-            };
-            to_end = Some(Tensor::cat(ends, 1).reshape([m, c, width]));
-            from_start = Tensor::cat(vec![first, second.clone() * total_first], 1).reshape([m, c, width]);
-            levels.push(LevelDecays { rows: second, columns: halves.map(|(a, _)| a) });
+            let p = m * c / (2 * s);
+            // Of the halves, one number per channel. `[P, 1, K]`
+            let total = |second| half(&from_start, s, second).narrow(1, s - 1, 1);
+            let (first, second) = (total(false), total(true));
+            let ones = first.ones_like();
+            let halves = |factors| Tensor::cat(factors, 1).reshape([p, 2, 1, width]);
+            let level = LevelDecays { rows: half(&from_start, s, true), columns: to_end.as_ref().map(|x| half(x, s, false)) };
+            let ends = halves(vec![second, ones.clone()]);
+            to_end = Some(match to_end {
+                Some(x) => (x.reshape([p, 2, s, width]) * ends).reshape([m, c, width]),
+                None => ends.reshape([m, c, width]),
+            });
+            from_start = (from_start.reshape([p, 2, s, width]) * halves(vec![ones, first])).reshape([m, c, width]);
+            levels.push(level);
             s *= 2;
         }
         Self { levels, from_start, to_end }

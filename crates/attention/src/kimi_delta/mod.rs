@@ -4,12 +4,12 @@ mod chunk;
 mod chunkwise;
 mod gate;
 mod halving;
+mod layer;
 mod op;
 pub mod reference;
-#[cfg(test)]
-mod timing;
 #[cfg(test)]
 mod tests;
 
 pub use gate::{DecayGate, log_decay};
+pub use layer::{ForgetGate, KimiDelta, KimiDeltaConfig, KimiDeltaState};
 pub use op::{KimiDeltaOptions, kimi_delta};

@@ -93,8 +93,7 @@ fn packed(x: &Inputs, boundaries: &[usize], chunk: usize) -> (Tensor<4>, Tensor<
             continue;
         }
         let cut = |x: &Tensor<4>| x.clone().narrow(1, start, len);
-        let sequence =
-            Inputs { q: cut(&x.q), k: cut(&x.k), v: cut(&x.v), g: cut(&x.g), beta: x.beta.clone().narrow(1, start, len), state };
+        let sequence = Inputs { q: cut(&x.q), k: cut(&x.k), v: cut(&x.v), g: cut(&x.g), beta: x.beta.clone().narrow(1, start, len), state };
         let (o, state) = chunkwise(sequence, chunk);
         out.push(o);
         states.push(state);
@@ -107,14 +106,7 @@ fn state_type(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
-fn check(
-    q: &Tensor<4>,
-    k: &Tensor<4>,
-    v: &Tensor<4>,
-    g: &Tensor<4>,
-    beta: &Tensor<3>,
-    options: &KimiDeltaOptions,
-) -> Result<()> {
+fn check(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, g: &Tensor<4>, beta: &Tensor<3>, options: &KimiDeltaOptions) -> Result<()> {
     let [b, t, h, d_k] = q.dims();
     let [_, _, w, d_v] = v.dims();
     if q.dims() != k.dims() {

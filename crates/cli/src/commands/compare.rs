@@ -162,7 +162,13 @@ impl Args {
     /// Whether a flag sets something that a comparison already has.
     fn has_settings(&self) -> bool {
         let texts = [&self.data, &self.tokenizer].into_iter().any(Option::is_some);
-        texts || self.task.is_some() || !self.mixers.is_empty() || self.budget.is_some() || self.seeds.is_some() || self.size.is_some() || self.context.is_some()
+        texts
+            || self.task.is_some()
+            || !self.mixers.is_empty()
+            || self.budget.is_some()
+            || self.seeds.is_some()
+            || self.size.is_some()
+            || self.context.is_some()
     }
 
     fn folder(&self) -> Result<PathBuf, Failure> {

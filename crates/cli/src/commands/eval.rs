@@ -80,9 +80,9 @@ fn text(source: &str, split: SplitName) -> Result<String, Failure> {
     match split {
         SplitName::Train => Ok(corpus.train),
         SplitName::Valid => Ok(corpus.valid),
-        SplitName::Test => corpus.test.ok_or_else(|| {
-            Failure::new(format!("{source} has no test split")).with_hint("it has `--split train` and `--split valid`")
-        }),
+        SplitName::Test => corpus
+            .test
+            .ok_or_else(|| Failure::new(format!("{source} has no test split")).with_hint("it has `--split train` and `--split valid`")),
     }
 }
 

@@ -101,8 +101,14 @@ fn summary(outcome: &Outcome) -> String {
         ("run", outcome.dir.display().to_string()),
         ("status", format!("{}, step {} of {}", status(outcome), outcome.step, outcome.steps)),
         ("parameters", Quantity::Count.text(outcome.params as f64, 3)),
-        ("trained on", format!("{} tokens in {}", Quantity::Count.text(outcome.tokens as f64, 3), Quantity::Seconds.text(outcome.seconds, 3))),
-        ("a step", format!("{} ({} tokens/s)", Quantity::Seconds.text(outcome.step_ms / 1e3, 3), Quantity::Count.text(outcome.tokens_per_s, 3))),
+        (
+            "trained on",
+            format!("{} tokens in {}", Quantity::Count.text(outcome.tokens as f64, 3), Quantity::Seconds.text(outcome.seconds, 3)),
+        ),
+        (
+            "a step",
+            format!("{} ({} tokens/s)", Quantity::Seconds.text(outcome.step_ms / 1e3, 3), Quantity::Count.text(outcome.tokens_per_s, 3)),
+        ),
     ];
     if let Some(bytes) = outcome.peak_bytes {
         rows.push(("peak memory", Quantity::Bytes.text(bytes as f64, 3)));

@@ -114,7 +114,17 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
     place.stdout(&["train", "tiny.toml", "--out", "good", "--set", "train.steps=4"]);
     assert!(newest(&place.path("good")).is_some());
     let failure = place.failure(&[
-        "train", "tiny.toml", "--out", "bad", "--set", "optimizer.rate=1e30", "--set", "optimizer.warmup=8", "--set", "train.steps=40", "--set",
+        "train",
+        "tiny.toml",
+        "--out",
+        "bad",
+        "--set",
+        "optimizer.rate=1e30",
+        "--set",
+        "optimizer.warmup=8",
+        "--set",
+        "train.steps=40",
+        "--set",
         "eval.every=1",
     ]);
     assert!(failure.error.contains("at step "), "{failure:?}");

@@ -54,7 +54,13 @@ fn list_prints_the_page_of_a_mechanism() {
 #[test]
 fn completions_are_written_for_every_shell() {
     let place = Place::new();
-    for (shell, part) in [("bash", "complete -F"), ("zsh", "#compdef regard"), ("fish", "complete -c regard"), ("powershell", "Register"), ("elvish", "edit:")] {
+    for (shell, part) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef regard"),
+        ("fish", "complete -c regard"),
+        ("powershell", "Register"),
+        ("elvish", "edit:"),
+    ] {
         let script = place.stdout(&["completions", shell]);
         assert!(script.contains(part), "{shell}: {script}");
         assert!(script.contains("compare"), "{shell}");

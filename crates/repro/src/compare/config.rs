@@ -225,17 +225,9 @@ impl CompareConfig {
             task: self.task.clone(),
             data: self.data.clone(),
             model,
-            train: TrainConfig {
-                log_every: (steps / 200).max(1),
-                ..TrainConfig::new(self.batch, regard_train::Budget::Steps(steps))
-            },
+            train: TrainConfig { log_every: (steps / 200).max(1), ..TrainConfig::new(self.batch, regard_train::Budget::Steps(steps)) },
             optimizer: OptimizerConfig { warmup, ..self.optimizer.clone() },
-            eval: EvalConfig {
-                every: steps.div_ceil(self.evaluations),
-                tokens: self.eval_tokens,
-                batch: None,
-                ..EvalConfig::default()
-            },
+            eval: EvalConfig { every: steps.div_ceil(self.evaluations), tokens: self.eval_tokens, batch: None, ..EvalConfig::default() },
         }
     }
 }

@@ -175,7 +175,13 @@ impl<'a> Driver<'a> {
     }
 
     /// Writes `comparison.json` and `report.html` with what there is.
-    fn write(&mut self, steps: usize, results: &[Vec<SeedResult>], scaling: Option<scaling::Scaling>, complete: bool) -> Result<Comparison> {
+    fn write(
+        &mut self,
+        steps: usize,
+        results: &[Vec<SeedResult>],
+        scaling: Option<scaling::Scaling>,
+        complete: bool,
+    ) -> Result<Comparison> {
         let config = &self.config;
         let candidates = self.matched.iter().zip(results).map(|(m, seeds)| CandidateResult::gather(m, seeds.clone()));
         let comparison = Comparison {

@@ -321,9 +321,23 @@ fn setting(c: &Comparison, config: &CompareConfig) -> Vec<(&'static str, String)
         ("Budget", format!("{}: {} steps of {} × {} tokens for each run", config.budget, c.steps, config.batch, config.context)),
         (
             "Optimiser",
-            format!("AdamW, rate {} to {}, β {} and {}, weight decay {}, clipped at norm {}", rate(o.rate), rate(o.final_rate), o.beta1, o.beta2, o.weight_decay, o.clip),
+            format!(
+                "AdamW, rate {} to {}, β {} and {}, weight decay {}, clipped at norm {}",
+                rate(o.rate),
+                rate(o.final_rate),
+                o.beta1,
+                o.beta2,
+                o.weight_decay,
+                o.clip
+            ),
         ),
-        ("Evaluation", format!("{} times in a run on at least {} validation tokens, as far as there are so many", config.evaluations, config.eval_tokens)),
+        (
+            "Evaluation",
+            format!(
+                "{} times in a run on at least {} validation tokens, as far as there are so many",
+                config.evaluations, config.eval_tokens
+            ),
+        ),
         ("Seeds", config.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
     ];
     rows.extend(c.candidates.iter().map(|r| ("Inner width", format!("{}: {} ({} parameters)", r.mixer, r.d_ff, r.params))));

@@ -2,9 +2,7 @@ use std::path::Path;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use regard_models::Decoder;
-use regard_train::{
-    Event, Hooks, Observer, Outcome, Run, RunConfig, Sampling, Split, Status, Task, Tokenizer, Trainer, generate,
-};
+use regard_train::{Event, Hooks, Observer, Outcome, Run, RunConfig, Sampling, Split, Status, Task, Tokenizer, Trainer, generate};
 
 use super::{
     Candidate, CompareConfig, CompareEvent, Context, Sample, SeedResult, StateBytes,

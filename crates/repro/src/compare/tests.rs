@@ -117,7 +117,9 @@ fn a_comparison_leaves_a_folder_that_explains_itself() {
 
     let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(out.join("comparison.json")).unwrap()).unwrap();
     for candidate in json["candidates"].as_array().unwrap() {
-        for key in ["mixer", "params", "val_loss", "perplexity", "bits_per_byte", "step_ms", "tokens_per_s", "seeds", "state_bytes", "sample"] {
+        for key in
+            ["mixer", "params", "val_loss", "perplexity", "bits_per_byte", "step_ms", "tokens_per_s", "seeds", "state_bytes", "sample"]
+        {
             assert!(!candidate[key].is_null(), "{key} of {candidate}");
         }
         assert!(candidate.get("peak_bytes").is_some(), "present though nothing measures memory here");
@@ -198,7 +200,11 @@ fn recall_is_judged_by_accuracy() {
 #[test]
 fn a_time_budget_becomes_the_same_steps_for_all() {
     let folder = Folder::new("seconds");
-    let config = CompareConfig { budget: Budget::Seconds(3.0), scaling: ScalingConfig { seconds: None, ..config(&folder.0).scaling }, ..config(&folder.0) };
+    let config = CompareConfig {
+        budget: Budget::Seconds(3.0),
+        scaling: ScalingConfig { seconds: None, ..config(&folder.0).scaling },
+        ..config(&folder.0)
+    };
     let out = folder.0.join("out");
     let comparison = compare(&config, &out, context()).unwrap();
     assert!(comparison.steps >= 2);

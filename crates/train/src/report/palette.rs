@@ -68,7 +68,8 @@ pub(super) fn marker(style: usize, (x, y): (i32, i32), radius: i32) -> Vec<(i32,
         let r = f64::from(radius) * share;
         (x + (r * angle.to_radians().sin()).round() as i32, y - (r * angle.to_radians().cos()).round() as i32)
     };
-    let polygon = |corners: u32, share: f64, turn: f64| (0..corners).map(|i| at(share, turn + 360.0 * f64::from(i) / f64::from(corners))).collect();
+    let polygon =
+        |corners: u32, share: f64, turn: f64| (0..corners).map(|i| at(share, turn + 360.0 * f64::from(i) / f64::from(corners))).collect();
     let star = |points: u32, inner: f64, turn: f64| {
         let step = 180.0 / f64::from(points);
         (0..2 * points).map(|i| at(if i % 2 == 0 { 1.35 } else { inner }, turn + step * f64::from(i))).collect()
