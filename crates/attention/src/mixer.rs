@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     LayerPlace, MixerMemory, Result, SequenceMixer,
+    flow_attention::{FlowAttention, FlowAttentionConfig, FlowState},
     kimi_delta::{KimiDelta, KimiDeltaConfig, KimiDeltaState},
+    lightning_attention::{Lightning, LightningConfig, LightningState},
     softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
 };
 
@@ -102,8 +104,12 @@ macro_rules! mixers {
 }
 
 mixers! {
+    /// Flow attention.
+    "flow" Flow(FlowAttentionConfig, FlowAttention, FlowState),
     /// Kimi Delta Attention.
     "kimi_delta" KimiDelta(KimiDeltaConfig, KimiDelta, KimiDeltaState),
+    /// Lightning attention in the gated layer of TransNormerLLM.
+    "lightning" Lightning(LightningConfig, Lightning, LightningState),
     /// Softmax attention.
     "softmax" Softmax(SoftmaxAttentionConfig, SoftmaxAttention, SoftmaxState),
 }

@@ -33,6 +33,16 @@ pub enum Direction {
 /// All mechanisms, ordered by id.
 pub const MECHANISMS: &[Entry] = &[
     Entry {
+        id: "flow",
+        name: "Flow attention",
+        paper: "Wu et al. 2022, arXiv 2202.06258",
+        direction: Direction::Both,
+        time: "TKV",
+        state: "KV+4K",
+        kernels: &[],
+        page: include_str!("flow_attention/README.md"),
+    },
+    Entry {
         id: "kimi_delta",
         name: "Kimi Delta Attention",
         paper: "Kimi Team 2025, arXiv 2510.26692",
@@ -41,6 +51,16 @@ pub const MECHANISMS: &[Entry] = &[
         state: "KV",
         kernels: &[],
         page: include_str!("kimi_delta/README.md"),
+    },
+    Entry {
+        id: "lightning",
+        name: "Lightning attention",
+        paper: "Qin et al. 2024, arXiv 2405.17381",
+        direction: Direction::Causal,
+        time: "T(C(K+V)+KV)",
+        state: "KV",
+        kernels: &[],
+        page: include_str!("lightning_attention/README.md"),
     },
     Entry {
         id: "softmax",

@@ -1,10 +1,11 @@
 use burn::{
     module::Module,
     nn::{Linear, LinearConfig},
-    tensor::{Device, Tensor, activation},
+    tensor::{Device, Tensor},
 };
 use serde::{Deserialize, Serialize};
 
+use super::activation::{gelu, silu_gate};
 use crate::{Error, Result};
 
 /// Which channel mixer a block uses.
@@ -84,12 +85,9 @@ impl Mlp {
     /// - `x`: `[…, D]`; output: the same
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
         let inner = match &self.gate {
-            Some(gate) => {
-                let gate = gate.forward(x.clone());
-                let gate = if self.silu { activation::silu(gate) } else { gate };
-                gate * self.up.forward(x)
-            }
-            None => activation::gelu(self.up.forward(x)),
+            Some(gate) if self.silu => silu_gate(gate.forward(x.clone()), self.up.forward(x)),
+            Some(gate) => gate.forward(x.clone()) * self.up.forward(x),
+            None => gelu(self.up.forward(x)),
         };
         self.down.forward(inner)
     }

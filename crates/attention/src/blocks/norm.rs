@@ -1,9 +1,11 @@
 use burn::{
-    module::Module,
-    nn::{LayerNorm, LayerNormConfig, RmsNorm, RmsNormConfig},
+    module::{Module, Param},
+    nn::Initializer,
     tensor::{DType, Device, Tensor},
 };
 use serde::{Deserialize, Serialize};
+
+use super::kernel;
 
 /// `y = x / sqrt(mean(x²) + ε)` over the last axis, without a weight (SRMSNorm). Statistics in f32 at least.
 ///
@@ -12,10 +14,25 @@ use serde::{Deserialize, Serialize};
 /// # Shapes
 /// - `x`: `[…, n]`; output: the same
 pub fn srms_norm<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
-    let dtype = x.dtype();
-    let wide = if matches!(dtype, DType::F16 | DType::BF16) { x.cast(DType::F32) } else { x };
-    let scale = (wide.clone().square().mean_dim(D - 1) + epsilon).sqrt().recip();
-    (wide * scale).cast(dtype)
+    normalise(x, None, epsilon, false)
+}
+
+/// `γ ⊙ (x − mean) / sqrt(var + ε)`, or without the mean; on the CPU as one kernel in each direction.
+pub(super) fn normalise<const D: usize>(x: Tensor<D>, gamma: Option<Tensor<1>>, epsilon: f64, center: bool) -> Tensor<D> {
+    let (device, dtype) = (x.device(), x.dtype());
+    let width = x.dims()[D - 1];
+    if kernel::on_cpu(&device, dtype) {
+        let gamma = gamma.unwrap_or_else(|| Tensor::ones([width], &device));
+        return kernel::norm(x, gamma, epsilon, center);
+    }
+    let x = if matches!(dtype, DType::F16 | DType::BF16) { x.cast(DType::F32) } else { x };
+    let x = if center { x.clone() - x.mean_dim(D - 1) } else { x };
+    let scale = (x.clone().square().mean_dim(D - 1) + epsilon).sqrt().recip();
+    let y = (x * scale).cast(dtype);
+    match gamma {
+        Some(gamma) => y * gamma.unsqueeze(),
+        None => y,
+    }
 }
 
 /// `y = x / sqrt(Σ x² + ε)` over the last axis, in f32 at least. A row of zeros gives zeros.
@@ -45,42 +62,40 @@ pub enum NormKind {
 }
 
 impl NormKind {
-    /// A norm over `width` numbers.
+    /// A norm over `width` numbers, γ = 1, β = 0.
     pub fn init(self, width: usize, epsilon: f64, device: &Device) -> Norm {
-        match self {
-            Self::Rms => Norm::Rms(RmsNormConfig::new(width).with_epsilon(epsilon).init(device)),
-            Self::Layer => Norm::Layer(LayerNormConfig::new(width).with_epsilon(epsilon).init(device)),
-            Self::LayerNoBias => Norm::Layer(LayerNormConfig::new(width).with_epsilon(epsilon).with_bias(false).init(device)),
-            Self::SimpleRms => Norm::SimpleRms(SimpleRmsNorm { epsilon }),
+        Norm {
+            gamma: (self != Self::SimpleRms).then(|| Initializer::Ones.init([width], device)),
+            beta: (self == Self::Layer).then(|| Initializer::Zeros.init([width], device)),
+            epsilon,
+            center: matches!(self, Self::Layer | Self::LayerNoBias),
         }
     }
 }
 
-/// A norm over the last axis: see [`NormKind`].
+/// A norm over the last axis: see [`NormKind`]. Statistics in f32 at least.
+///
+/// Burn's `LayerNorm` and `RmsNorm` compute the same; their gradients are composed of a dozen tensor operations.
 #[derive(Module, Debug)]
-pub enum Norm {
-    /// RMSNorm.
-    Rms(RmsNorm),
-    /// LayerNorm, with or without bias.
-    Layer(LayerNorm),
-    /// RMSNorm without a weight.
-    SimpleRms(SimpleRmsNorm),
+pub struct Norm {
+    /// γ, if it has one.
+    pub gamma: Option<Param<Tensor<1>>>,
+    /// β, if it has one.
+    pub beta: Option<Param<Tensor<1>>>,
+    epsilon: f64,
+    center: bool,
 }
 
 impl Norm {
     /// Normalises the last axis.
+    ///
+    /// # Shapes
+    /// - `x`: `[…, width]`; output: the same
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::Rms(norm) => norm.forward(x),
-            Self::Layer(norm) => norm.forward(x),
-            Self::SimpleRms(norm) => srms_norm(x, norm.epsilon),
+        let y = normalise(x, self.gamma.as_ref().map(Param::val), self.epsilon, self.center);
+        match &self.beta {
+            Some(beta) => y + beta.val().unsqueeze(),
+            None => y,
         }
     }
-}
-
-/// [`srms_norm`] as a module.
-#[derive(Module, Debug)]
-pub struct SimpleRmsNorm {
-    /// ε under the root.
-    pub epsilon: f64,
 }

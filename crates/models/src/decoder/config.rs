@@ -25,7 +25,8 @@ pub enum Positions {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecoderConfig {
-    /// Number of different tokens.
+    /// Number of different tokens. A file may leave it out: training takes it from the tokeniser.
+    #[serde(default)]
     pub vocab: usize,
     /// Width D of the residual stream.
     pub d_model: usize,

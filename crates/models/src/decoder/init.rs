@@ -41,10 +41,16 @@ impl ModuleMapper for Initialise {
             return param;
         }
         if name == "bias" {
-            return param.map(|b| b.zeros_like());
+            return param.map(|b| leaf(b.zeros_like()));
         }
         let field = self.names.iter().rev().nth(1).map_or("", String::as_str);
         let std = if RESIDUAL.contains(&field) { self.residual } else { self.std };
-        param.map(|w| w.random_like(Distribution::Normal(0.0, std)))
+        param.map(|w| leaf(w.random_like(Distribution::Normal(0.0, std))))
     }
+}
+
+/// A mapped value is a new leaf of the graph: where there is a graph, it has to ask for its gradient itself.
+fn leaf<const D: usize>(value: Tensor<D>) -> Tensor<D> {
+    let tracked = value.device().is_autodiff();
+    if tracked { value.require_grad() } else { value }
 }

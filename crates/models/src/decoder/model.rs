@@ -1,9 +1,12 @@
 use burn::{
     module::Module,
-    nn::{Dropout, Embedding, Linear, loss::CrossEntropyLossConfig},
+    nn::{Dropout, Embedding, Linear},
     tensor::{Bool, Int, Tensor, module::linear},
 };
-use regard::{Error, MixerMemory, MixerState, Result, SequenceMixer, blocks::Norm};
+use regard::{
+    Error, MixerMemory, MixerState, Result, SequenceMixer,
+    blocks::{Norm, cross_entropy},
+};
 
 use super::block::Block;
 
@@ -69,8 +72,7 @@ impl Decoder {
     pub fn loss(&self, ids: Tensor<2, Int>, targets: Tensor<2, Int>, ignore: Option<usize>) -> Tensor<1> {
         let logits = self.forward(ids, None);
         let [b, t, v] = logits.dims();
-        let config = CrossEntropyLossConfig::new().with_pad_tokens(ignore.map(|i| vec![i]));
-        config.init(&logits.device()).forward(logits.reshape([b * t, v]), targets.reshape([b * t]))
+        cross_entropy(logits.reshape([b * t, v]), targets.reshape([b * t]), ignore)
     }
 
     /// The state before the first token of `batch` sequences.

@@ -1,4 +1,7 @@
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::{
+    module::{ModuleVisitor, Param},
+    tensor::{Gradients, Int, Tensor, TensorData},
+};
 use regard::MixerConfig;
 use regard_testkit::{assert_close, cpu};
 
@@ -54,4 +57,25 @@ fn residual_projections_start_smaller() {
     let (up, down) = (std(block.mlp.up.weight.val()), std(block.mlp.down.weight.val()));
     assert!((up - 0.02).abs() < 0.001, "std of an inner projection: {up}");
     assert!((down - 0.01).abs() < 0.001, "std of a residual projection with two layers: {down}");
+}
+
+#[test]
+fn every_weight_gets_a_gradient() {
+    struct Count<'a>(&'a Gradients, usize, usize);
+    impl ModuleVisitor for Count<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.1 += 1;
+            self.2 += usize::from(param.val().grad(self.0).is_some());
+        }
+    }
+    for kind in MixerConfig::KINDS {
+        let config = DecoderConfig { positions: Positions::Learned, tied: false, bias: true, ..config(kind) };
+        let model = config.init(&cpu().autodiff()).unwrap();
+        let tokens = Tensor::from_data([[3, 1, 4, 1, 5]], &cpu().autodiff());
+        let grads = model.loss(tokens.clone(), tokens, None).backward();
+        let mut count = Count(&grads, 0, 0);
+        burn::module::Module::visit(&model, &mut count);
+        assert!(count.1 > 0);
+        assert_eq!(count.1, count.2, "{kind}: weights and weights with a gradient");
+    }
 }

@@ -1,0 +1,13 @@
+use burn::tensor::{Tensor, activation};
+
+use super::kernel;
+
+/// The exact GELU, `x Φ(x)`.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if kernel::on_cpu(&x.device(), x.dtype()) { kernel::gelu(x) } else { activation::gelu(x) }
+}
+
+/// `SiLU(gate) ⊙ x`, the gate of SwiGLU.
+pub fn silu_gate<const D: usize>(gate: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
+    if kernel::on_cpu(&x.device(), x.dtype()) { kernel::silu_gate(gate, x) } else { activation::silu(gate) * x }
+}

@@ -1,0 +1,80 @@
+use burn::{
+    backend::{Flex, tensor::FloatTensor},
+    tensor::TensorData,
+};
+use rayon::prelude::*;
+
+use super::activation::{len, slice, tensor};
+use crate::blocks::simd::{sum, sum2, vectorised};
+
+type Flat = FloatTensor<Flex>;
+
+/// Rows per task. It also fixes the order in which the gradient of γ is summed, whatever the number of threads.
+const ROWS: usize = 64;
+
+/// Mean (0 if not centred) and reciprocal root of a row.
+#[inline(always)]
+fn statistics(x: &[f32], epsilon: f32, center: bool) -> (f32, f32) {
+    let n = x.len() as f32;
+    let mean = if center { sum(x, |x| x) / n } else { 0.0 };
+    let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
+    (mean, 1.0 / (variance + epsilon).sqrt())
+}
+
+pub(super) fn forward(x: Flat, gamma: Flat, epsilon: f64, center: bool) -> Flat {
+    let [x, gamma] = [&x, &gamma].map(Flat::to_contiguous);
+    let (width, gamma) = (len(&gamma), slice(&gamma));
+    let mut y = vec![0.0_f32; len(&x)];
+    y.par_chunks_mut(ROWS * width).zip(slice(&x).par_chunks(ROWS * width)).for_each(|(y, x)| {
+        vectorised(|| {
+            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                let (mean, scale) = statistics(x, epsilon as f32, center);
+                for i in 0..width {
+                    y[i] = (x[i] - mean) * scale * gamma[i];
+                }
+            }
+        });
+    });
+    tensor(y, &x)
+}
+
+/// With `h = (x − mean) r`, `u = γ ⊙ dy`: `dx = r (u − mean(u) − h · mean(h ⊙ u))` (without `mean(u)` if not centred), `dγ = Σ dy ⊙ h`.
+pub(super) fn backward(x: Flat, gamma: Flat, grad: Flat, epsilon: f64, center: bool) -> [Flat; 2] {
+    let [x, gamma, grad] = [&x, &gamma, &grad].map(Flat::to_contiguous);
+    let width = len(&gamma);
+    let g = slice(&gamma);
+    let mut dx = vec![0.0_f32; len(&x)];
+    let partial: Vec<Vec<f32>> = dx
+        .par_chunks_mut(ROWS * width)
+        .zip(slice(&x).par_chunks(ROWS * width).zip(slice(&grad).par_chunks(ROWS * width)))
+        .map(|(dx, (x, dy))| {
+            let mut dgamma = vec![0.0_f32; width];
+            let mut h = vec![0.0_f32; width];
+            vectorised(|| {
+                let rows = x.chunks_exact(width).zip(dy.chunks_exact(width));
+                for (dx, (x, dy)) in dx.chunks_exact_mut(width).zip(rows) {
+                    let (mean, scale) = statistics(x, epsilon as f32, center);
+                    for i in 0..width {
+                        h[i] = (x[i] - mean) * scale;
+                        dgamma[i] += dy[i] * h[i];
+                        dx[i] = dy[i] * g[i];
+                    }
+                    let n = width as f32;
+                    let mean_u = if center { sum(dx, |u| u) / n } else { 0.0 };
+                    let mean_hu = sum2(&h, dx, |h, u| h * u) / n;
+                    for i in 0..width {
+                        dx[i] = scale * (dx[i] - mean_u - h[i] * mean_hu);
+                    }
+                }
+            });
+            dgamma
+        })
+        .collect();
+    let mut dgamma = vec![0.0_f32; width];
+    for part in &partial {
+        for (total, value) in dgamma.iter_mut().zip(part) {
+            *total += value;
+        }
+    }
+    [tensor(dx, &x), Flat::from_data(TensorData::new(dgamma, [width]))]
+}

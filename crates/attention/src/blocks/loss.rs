@@ -1,0 +1,26 @@
+use burn::tensor::{Int, Tensor, activation};
+
+use super::kernel;
+
+/// Mean cross entropy `−ln softmax(logits)[target]` in nats over the rows whose target is not `ignore`; 0 if there is none.
+///
+/// On the CPU the softmax is never stored; the backward pass computes it again.
+///
+/// # Shapes
+/// - `logits`: `[N, classes]`; `targets`: `[N]`, each below the number of classes or equal to `ignore`
+/// - output: `[1]`
+///
+/// # Panics
+/// If a target is outside the classes.
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, ignore: Option<usize>) -> Tensor<1> {
+    let ignore = ignore.map_or(-1, |i| i as i64);
+    let kept = targets.clone().not_equal_elem(ignore).float().cast(logits.dtype());
+    let losses = if kernel::on_cpu(&logits.device(), logits.dtype()) {
+        kernel::cross_entropy(logits, targets, ignore)
+    } else {
+        let row = activation::log_softmax(logits, 1);
+        let index = targets.clone().mask_fill(targets.equal_elem(ignore), 0);
+        row.gather(1, index.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg() * kept.clone()
+    };
+    losses.sum() / kept.sum().clamp_min(1.0)
+}

@@ -1,0 +1,81 @@
+//! The fused kernels (f32 on the CPU) against the same functions in tensor operations (f64), forward and every gradient.
+
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use regard_testkit::{Draw, Sampler, assert_close, cpu, sweep};
+
+use super::{cross_entropy, gelu, kernel, silu_gate, srms_norm};
+
+/// Runs `f` on the draws in f32 and in f64 and compares the output and the gradient of each input.
+fn agree<const D: usize, const O: usize>(what: &str, sampler: &mut Sampler, inputs: &[Draw<D>], f: impl Fn(&[Tensor<D>]) -> Tensor<O>) {
+    let device = cpu().autodiff();
+    let mut cotangent = None;
+    let mut run = |wide: bool| {
+        let place = |x: &Draw<D>| if wide { x.f64(&device) } else { x.f32(&device) };
+        let tracked: Vec<_> = inputs.iter().map(|x| place(x).require_grad()).collect();
+        let out = f(&tracked);
+        let dims = out.dims();
+        let c = cotangent.get_or_insert_with(|| sampler.tensor(dims, -1.0, 1.0));
+        let c = if wide { c.f64(&device) } else { c.f32(&device) };
+        let grads = (out.clone() * c).sum().backward();
+        let wide = |t: Tensor<D>| t.cast(DType::F64);
+        let gradients: Vec<_> = tracked.iter().map(|x| wide(x.grad(&grads).expect("a gradient"))).collect();
+        (out.inner().cast(DType::F64), gradients)
+    };
+    let (got, got_gradients) = run(false);
+    let (want, want_gradients) = run(true);
+    assert_close(what, &got, &want, 2e-6);
+    for (i, (got, want)) in got_gradients.iter().zip(&want_gradients).enumerate() {
+        assert_close(&format!("{what}: gradient {i}"), got, want, 1e-5);
+    }
+}
+
+#[test]
+fn activations_and_gates_agree_with_tensor_operations() {
+    sweep("gelu and silu_gate", 60, |s| {
+        let shape = [s.size(1, 5), s.size(1, 700), s.size(1, 40)];
+        let (a, b) = (s.tensor(shape, -6.0, 6.0), s.tensor(shape, -3.0, 3.0));
+        agree("gelu", s, std::slice::from_ref(&a), |x| gelu(x[0].clone()));
+        agree("silu_gate", s, &[a, b], |x| silu_gate(x[0].clone(), x[1].clone()));
+    });
+}
+
+#[test]
+fn norms_agree_with_tensor_operations() {
+    sweep("norms", 80, |s| {
+        let (rows, width) = (s.size(1, 300), s.size(1, 200));
+        let (x, gamma) = (s.tensor([rows, width], -2.0, 4.0), s.tensor([1, width], 0.5, 1.5));
+        let center = s.flip() && width > 1;
+        agree("norm", s, &[x.clone(), gamma], |x| super::norm::normalise(x[0].clone(), Some(x[1].clone().squeeze_dim(0)), 1e-5, center));
+        agree("srms_norm", s, &[x], |x| srms_norm(x[0].clone(), 1e-6));
+    });
+}
+
+#[test]
+fn the_loss_agrees_with_log_softmax_and_ignores_what_it_should() {
+    sweep("cross_entropy", 80, |s| {
+        let (rows, classes) = (s.size(1, 70), s.size(2, 3000));
+        let logits = s.tensor([rows, classes], -8.0, 8.0);
+        let targets: Vec<i64> = (0..rows).map(|_| s.size(0, classes - 1) as i64).collect();
+        let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [rows]), &cpu().autodiff());
+        agree("cross_entropy", s, &[logits.clone()], |x| cross_entropy(x[0].clone(), targets.clone(), None));
+        let ignored = targets.clone().into_data().iter::<i64>().next().expect("a row") as usize;
+        agree("cross_entropy with ignored rows", s, &[logits], |x| cross_entropy(x[0].clone(), targets.clone(), Some(ignored)));
+    });
+}
+
+#[test]
+fn large_logits_do_not_overflow() {
+    let logits = Tensor::<2>::from_data([[1e4_f32, -1e4, 0.0], [-3e38, 3e38, 0.0]], &cpu());
+    let targets = Tensor::<1, Int>::from_data([0, 1], &cpu());
+    assert!(cross_entropy(logits, targets, None).into_scalar::<f32>().abs() < 1e-6);
+}
+
+#[test]
+fn strided_views_give_what_contiguous_tensors_give() {
+    let x = Sampler::new(3).tensor([30, 20], -2.0, 2.0).f32(&cpu());
+    let view = x.clone().transpose().narrow(0, 3, 11);
+    let copy = Tensor::from_data(view.to_data(), &cpu());
+    assert!(kernel::on_cpu(&view.device(), view.dtype()));
+    assert_close("gelu", &gelu(view.clone()), &gelu(copy.clone()), 0.0);
+    assert_close("srms_norm", &srms_norm(view, 1e-6), &srms_norm(copy, 1e-6), 0.0);
+}

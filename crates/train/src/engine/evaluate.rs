@@ -1,0 +1,60 @@
+use burn::tensor::{Device, activation::log_softmax};
+use regard_models::Decoder;
+use serde::{Deserialize, Serialize};
+
+use crate::tasks::Batch;
+
+/// A part of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What is chosen by.
+    Valid,
+    /// What is reported on.
+    Test,
+}
+
+/// How well a model predicts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Mean negative log-likelihood of a token in nats.
+    pub loss: f64,
+    /// `exp(loss)`.
+    pub perplexity: f64,
+    /// Negative log-likelihood of the text in bits per byte of it, whatever the tokens are; for text only.
+    pub bits_per_byte: Option<f64>,
+    /// Share of targets that are the most likely token, where only some positions have one.
+    pub accuracy: Option<f64>,
+    /// Number of tokens predicted.
+    pub tokens: usize,
+}
+
+/// Evaluates a model over batches, with the bytes of text that they predict, if any.
+pub(super) fn evaluate(model: &Decoder, batches: &[Batch], bytes: Option<usize>, ignore: Option<usize>, device: &Device) -> Evaluation {
+    let (mut nats, mut hits, mut tokens) = (0.0, 0.0, 0);
+    for batch in batches {
+        let [ids, targets] = batch.tensors(device);
+        let logits = model.forward(ids, None);
+        let [b, t, v] = logits.dims();
+        let logits = logits.reshape([b * t, v]);
+        let targets = targets.reshape([b * t, 1]);
+        let mut log_likelihood = log_softmax(logits.clone(), 1).gather(1, targets.clone());
+        if let Some(ignore) = ignore {
+            let ignored = targets.clone().equal_scalar(ignore as i64);
+            log_likelihood = log_likelihood.mask_fill(ignored.clone(), 0.0);
+            let hit = logits.argmax(1).equal(targets).bool_and(ignored.bool_not());
+            hits += f64::from(hit.float().sum().into_scalar::<f32>());
+        }
+        tokens += batch.targets.iter().filter(|&&target| Some(target as usize) != ignore).count();
+        nats -= f64::from(log_likelihood.sum().into_scalar::<f32>());
+    }
+    let loss = nats / tokens as f64;
+    Evaluation {
+        loss,
+        perplexity: loss.exp(),
+        bits_per_byte: bytes.map(|bytes| nats / std::f64::consts::LN_2 / bytes as f64),
+        accuracy: ignore.map(|_| hits / tokens as f64),
+        tokens,
+    }
+}

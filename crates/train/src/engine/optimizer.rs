@@ -1,0 +1,160 @@
+use burn::{
+    module::{Module, ModuleVisitor, Param, ParamGroup, ParamId},
+    optim::{AdamWConfig, GradientsParams, ModuleOptimizer},
+    tensor::Tensor,
+};
+use regard_models::Decoder;
+
+use super::config::OptimizerConfig;
+
+/// Parameters that have two axes or more and yet are not weights of a linear map.
+const NOT_DECAYED: [&str; 2] = ["A_log", "dt_bias"];
+
+/// AdamW with weight decay for matrices alone.
+pub(super) fn adamw(config: &OptimizerConfig, model: &Decoder) -> ModuleOptimizer {
+    let adamw = AdamWConfig::new()
+        .with_beta_1(config.beta1 as f32)
+        .with_beta_2(config.beta2 as f32)
+        .with_epsilon(config.epsilon as f32)
+        .with_weight_decay(0.0);
+    let decayed = adamw.clone().with_weight_decay(config.weight_decay as f32).build();
+    ModuleOptimizer::from(adamw.build()).with_group(ParamGroup::from_ids(matrices(model)), decayed, None)
+}
+
+/// The ids of the parameters with two axes or more. Burn draws initial values when they are first looked at: all have been, here.
+fn matrices(model: &Decoder) -> Vec<ParamId> {
+    struct Matrices {
+        names: Vec<String>,
+        ids: Vec<ParamId>,
+    }
+    impl ModuleVisitor for Matrices {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.names.push(name.into());
+        }
+
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.names.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let _drawn = param.val();
+            let name = self.names.last().map_or("", String::as_str);
+            if D >= 2 && !NOT_DECAYED.iter().any(|n| n.eq_ignore_ascii_case(name)) {
+                self.ids.push(param.id);
+            }
+        }
+    }
+    let mut visitor = Matrices { names: Vec::new(), ids: Vec::new() };
+    model.visit(&mut visitor);
+    visitor.ids
+}
+
+/// The norm of all gradients together, and the gradients scaled so that it is at most `limit`; 0 = no limit. Nothing is read back from
+/// the device.
+pub(super) fn clip<M: Module>(model: &M, mut grads: GradientsParams, limit: f64) -> (GradientsParams, Option<Tensor<1>>) {
+    struct Squares<'a> {
+        grads: &'a GradientsParams,
+        sums: Vec<Tensor<1>>,
+    }
+    impl ModuleVisitor for Squares<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(grad) = self.grads.get::<D>(param.id) {
+                self.sums.push(grad.square().sum());
+            }
+        }
+    }
+    struct Scale<'a> {
+        grads: &'a mut GradientsParams,
+        by: Tensor<1>,
+    }
+    impl ModuleVisitor for Scale<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(grad) = self.grads.remove::<D>(param.id) {
+                self.grads.register(param.id, grad * self.by.clone().reshape([1; D]));
+            }
+        }
+    }
+    let mut squares = Squares { grads: &grads, sums: Vec::new() };
+    model.visit(&mut squares);
+    if squares.sums.is_empty() {
+        return (grads, None);
+    }
+    let norm = Tensor::cat(squares.sums, 0).sum().sqrt();
+    if limit > 0.0 {
+        let by = norm.clone().clamp_min(limit).recip() * limit;
+        model.visit(&mut Scale { grads: &mut grads, by });
+    }
+    (grads, Some(norm))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::{
+        nn::{Linear, LinearConfig},
+        tensor::{Device, Distribution},
+    };
+
+    use super::*;
+    use regard::{MixerConfig, softmax_attention::SoftmaxAttentionConfig};
+    use regard_models::DecoderConfig;
+
+    fn gradients(scale: f64) -> (Linear, GradientsParams) {
+        let device = Device::default().autodiff();
+        let linear = LinearConfig::new(3, 2).init(&device);
+        let x = Tensor::<2>::random([4, 3], Distribution::Default, &device) * scale;
+        let grads = linear.forward(x).sum().backward();
+        (linear.clone(), GradientsParams::from_grads(grads, &linear))
+    }
+
+    fn norm(linear: &Linear, grads: &GradientsParams) -> f64 {
+        let weight = grads.get::<2>(linear.weight.id).unwrap().square().sum();
+        let bias = grads.get::<1>(linear.bias.as_ref().unwrap().id).unwrap().square().sum();
+        (weight + bias).sqrt().into_scalar::<f32>().into()
+    }
+
+    #[test]
+    fn gradients_above_the_limit_are_scaled_together_to_it() {
+        let (linear, grads) = gradients(5.0);
+        let [before, bias] =
+            [norm(&linear, &grads), grads.get::<1>(linear.bias.as_ref().unwrap().id).unwrap().max().into_scalar::<f32>().into()];
+        let (grads, reported) = clip(&linear, grads, 0.5);
+        assert!((f64::from(reported.unwrap().into_scalar::<f32>()) - before).abs() < 1e-5 * before);
+        assert!((norm(&linear, &grads) - 0.5).abs() < 1e-6);
+        let scaled: f64 = grads.get::<1>(linear.bias.as_ref().unwrap().id).unwrap().max().into_scalar::<f32>().into();
+        assert!((scaled - bias * 0.5 / before).abs() < 1e-6, "all by the same factor");
+    }
+
+    #[test]
+    fn gradients_below_the_limit_or_without_one_stay_as_they_are() {
+        for limit in [1e6, 0.0] {
+            let (linear, grads) = gradients(1.0);
+            let before = grads.get::<2>(linear.weight.id).unwrap().into_data();
+            let (grads, _) = clip(&linear, grads, limit);
+            grads.get::<2>(linear.weight.id).unwrap().into_data().assert_eq(&before, true);
+        }
+    }
+
+    #[test]
+    fn weight_decay_is_for_matrices_alone() {
+        let device = Device::default().autodiff();
+        let mixers = vec![MixerConfig::Softmax(SoftmaxAttentionConfig { bias: true, ..SoftmaxAttentionConfig::new(2) })];
+        let model = DecoderConfig { bias: true, ..DecoderConfig::new(11, 8, 1, mixers, 4) }.init(&device).unwrap();
+        let ids = matrices(&model);
+        let block = &model.blocks[0];
+        assert!(ids.contains(&model.embedding.weight.id));
+        assert!(ids.contains(&block.mlp.down.weight.id));
+        assert!(!ids.contains(&block.mlp.down.bias.as_ref().unwrap().id));
+
+        // With gradients of zero AdamW does nothing but decay.
+        let zero = |x: Tensor<3>| (x * 0.0).sum();
+        let ids = Tensor::<2, burn::tensor::Int>::zeros([1, 4], &device);
+        let grads = GradientsParams::from_grads(zero(model.forward(ids, None)).backward(), &model);
+        let config = OptimizerConfig { weight_decay: 0.5, ..OptimizerConfig::default() };
+        let [matrix, bias] = [block.mlp.down.weight.val().into_data(), block.mlp.down.bias.as_ref().unwrap().val().into_data()];
+        let after = adamw(&config, &model).step(0.1, model, grads);
+        let down = &after.blocks[0].mlp.down;
+        down.bias.as_ref().unwrap().val().into_data().assert_eq(&bias, true);
+        let want = Tensor::<2>::from_data(matrix, &device) * 0.95;
+        down.weight.val().into_data().assert_approx_eq::<f32>(&want.into_data(), burn::tensor::Tolerance::absolute(1e-7));
+    }
+}

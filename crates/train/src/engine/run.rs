@@ -1,0 +1,154 @@
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::{module::Module, tensor::Device};
+use regard_models::Decoder;
+
+use super::{
+    checkpoint::{self, Checkpoint},
+    config::RunConfig,
+    evaluate::{Evaluation, Split, evaluate},
+    records::{self, Record},
+};
+use crate::{
+    Error, Result, Task, Tokenizer,
+    tasks::{TaskConfig, windows},
+};
+
+pub(super) const CONFIG: &str = "config.toml";
+const TOKENIZER: &str = "tokenizer.json";
+const METRICS: &str = "metrics.jsonl";
+const CHECKPOINTS: &str = "checkpoints";
+
+/// The folder of a run: `config.toml`, complete and ready to run again; `tokenizer.json`; `metrics.jsonl`, one [`Record`] a line;
+/// `checkpoints/step-N`, the last two.
+#[derive(Clone, Debug)]
+pub struct Run {
+    dir: PathBuf,
+    config: RunConfig,
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Run {
+    /// Opens the folder of a run.
+    ///
+    /// # Errors
+    /// If it is none, or its files are damaged.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let (config, tokenizer) = (dir.join(CONFIG), dir.join(TOKENIZER));
+        if !config.is_file() {
+            return Err(Error::NotARun { path: dir.into(), missing: CONFIG });
+        }
+        let config = RunConfig::load(&config)?;
+        let tokenizer = match config.task {
+            TaskConfig::Lm(_) if tokenizer.is_file() => {
+                let text = fs::read_to_string(&tokenizer).map_err(Error::read(&tokenizer))?;
+                let parsed = serde_json::from_str(&text);
+                Some(parsed.map_err(|e| Error::Tokenizer { name: tokenizer.display().to_string(), message: e.to_string() })?)
+            }
+            TaskConfig::Lm(_) => return Err(Error::NotARun { path: dir.into(), missing: TOKENIZER }),
+            TaskConfig::Recall(_) => None,
+        };
+        Ok(Self { dir: dir.into(), config, tokenizer })
+    }
+
+    /// Makes the folder of a new run.
+    pub(super) fn create(dir: &Path, config: RunConfig, task: &Task) -> Result<Self> {
+        fs::create_dir_all(dir).map_err(Error::write(dir))?;
+        let tokenizer = task.tokenizer().cloned();
+        let path = dir.join(TOKENIZER);
+        if let Some(tokenizer) = &tokenizer {
+            let text = serde_json::to_string(tokenizer).map_err(|e| Error::write(&path)(e.into()))?;
+            fs::write(&path, text).map_err(Error::write(&path))?;
+        }
+        // The configuration comes last: with it, the folder is a run.
+        let path = dir.join(CONFIG);
+        fs::write(&path, config.to_toml()?).map_err(Error::write(&path))?;
+        Ok(Self { dir: dir.into(), config, tokenizer })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its `config.toml`.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
+    /// Its `tokenizer.json`, if its task has text.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// Its `metrics.jsonl`; nothing before the first line is written.
+    ///
+    /// # Errors
+    /// If the file cannot be read or parsed.
+    pub fn metrics(&self) -> Result<Vec<Record>> {
+        let path = self.metrics_path();
+        if path.exists() { records::read(&path) } else { Ok(Vec::new()) }
+    }
+
+    pub(super) fn metrics_path(&self) -> PathBuf {
+        self.dir.join(METRICS)
+    }
+
+    pub(super) fn checkpoints_path(&self) -> PathBuf {
+        self.dir.join(CHECKPOINTS)
+    }
+
+    /// The step of the last checkpoint, if there is one.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn last_step(&self) -> Result<Option<usize>> {
+        Ok(checkpoint::list(&self.checkpoints_path())?.last().map(|(step, _)| *step))
+    }
+
+    /// The last checkpoint, verified.
+    pub(super) fn last_checkpoint(&self) -> Result<Option<Checkpoint>> {
+        let last = checkpoint::list(&self.checkpoints_path())?.pop();
+        last.map(|(_, path)| Checkpoint::read(&path, &self.config.model)).transpose()
+    }
+
+    /// The model of the last checkpoint, for inference.
+    ///
+    /// # Errors
+    /// If there is no checkpoint, or it is damaged or foreign.
+    pub fn model(&self, device: &Device) -> Result<Decoder> {
+        let checkpoint = self.last_checkpoint()?.ok_or_else(|| Error::NoCheckpoint { path: self.dir.clone() })?;
+        Ok(checkpoint.model(self.config.model.init(device)?)?.valid())
+    }
+
+    /// Evaluates the model of the last checkpoint on a split of the run's data, over at least `tokens` tokens as far as it goes.
+    ///
+    /// # Errors
+    /// As [`model`](Self::model), or if the data or the split is not there.
+    pub fn evaluate(&self, device: &Device, split: Split, tokens: usize) -> Result<Evaluation> {
+        let task = Task::load(&self.config)?;
+        let (batches, bytes) = task.evaluation(split, tokens, self.batch(), self.config.model.context)?;
+        Ok(evaluate(&self.model(device)?, &batches, bytes, task.ignore(), device))
+    }
+
+    /// Evaluates the model of the last checkpoint on other text with the run's tokeniser, over at least `tokens` tokens.
+    ///
+    /// # Errors
+    /// As [`model`](Self::model), if the run has no tokeniser or it does not know a character, or the text is too short.
+    pub fn evaluate_text(&self, device: &Device, text: &str, tokens: usize) -> Result<Evaluation> {
+        let tokenizer = self.tokenizer.as_ref().ok_or(Error::value("task", "`lm` to evaluate text", "another"))?;
+        let encoded = tokenizer.encode_with_ends(text)?;
+        if encoded.ids.len() < 2 {
+            return Err(Error::DataTooShort { split: "given", tokens: encoded.ids.len(), context: 1 });
+        }
+        let (batches, bytes) = windows(&encoded, tokens, self.batch(), self.config.model.context);
+        Ok(evaluate(&self.model(device)?, &batches, Some(bytes), None, device))
+    }
+
+    fn batch(&self) -> usize {
+        self.config.eval.batch.unwrap_or(self.config.train.batch)
+    }
+}

@@ -1,0 +1,98 @@
+use burn::{
+    optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer},
+    tensor::{Device, Tensor},
+};
+use regard_models::Decoder;
+
+use super::{
+    checkpoint::Checkpoint,
+    config::RunConfig,
+    optimizer::{adamw, clip},
+};
+use crate::{
+    Result,
+    tasks::{Order, Task},
+};
+
+/// The model in training with its optimiser.
+pub(super) struct Learner {
+    pub(super) model: Decoder,
+    pub(super) optimizer: ModuleOptimizer,
+    order: Order,
+    clip: f64,
+    device: Device,
+}
+
+/// What a step leaves on the device.
+pub(super) struct StepOutput {
+    /// Mean loss of the batch before the step.
+    pub(super) loss: Tensor<1>,
+    /// Norm of the gradient before clipping; nothing if no weight has one.
+    pub(super) norm: Option<Tensor<1>>,
+}
+
+impl Learner {
+    /// The model with its initial values.
+    pub(super) fn new(config: &RunConfig, device: &Device) -> Result<Self> {
+        let mut device = device.clone().autodiff();
+        if config.train.activation_checkpointing {
+            device = device.gradient_checkpointing();
+        }
+        device.seed(config.seed);
+        let model = config.model.init(&device)?;
+        Ok(Self {
+            optimizer: adamw(&config.optimizer, &model),
+            model,
+            order: Order {
+                seed: config.seed,
+                batch: config.train.batch,
+                accumulation: config.train.grad_accumulation,
+                context: config.model.context,
+                rank: 0,
+                world: 1,
+            },
+            clip: config.optimizer.clip,
+            device,
+        })
+    }
+
+    /// Takes weights and optimiser from a checkpoint.
+    pub(super) fn load(&mut self, checkpoint: &Checkpoint, config: &RunConfig) -> Result<()> {
+        self.model = checkpoint.model(self.model.clone())?;
+        // Parameters come with the identities by which the optimiser knows them.
+        self.optimizer = checkpoint.optimizer(adamw(&config.optimizer, &self.model))?;
+        Ok(())
+    }
+
+    /// Takes step `step`, from 0.
+    pub(super) fn step(&mut self, task: &Task, step: usize, rate: f64) -> StepOutput {
+        // Dropout of a step depends on the run's seed and the step alone: odd multipliers keep the seeds of all steps apart.
+        self.device.seed(self.order.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step as u64 + 1));
+        let (grads, loss) = self.gradients(task, step);
+        let (grads, norm) = clip(&self.model, grads, self.clip);
+        self.model = self.optimizer.step(rate, self.model.clone(), grads);
+        StepOutput { loss, norm }
+    }
+
+    /// Mean loss of a step's batch and its gradients: the one place where gradients of several passes come together.
+    fn gradients(&self, task: &Task, step: usize) -> (GradientsParams, Tensor<1>) {
+        let passes = self.order.accumulation;
+        let pass = |pass| {
+            let [ids, targets] = task.batch(&self.order, step, pass).tensors(&self.device);
+            let loss = self.model.loss(ids, targets, task.ignore()) / passes as f64;
+            let mut grads = loss.backward();
+            (GradientsParams::from_module(&mut grads, &self.model), loss.inner())
+        };
+        if passes == 1 {
+            return pass(0);
+        }
+        let mut accumulator = GradientsAccumulator::new();
+        let losses = (0..passes).map(|number| {
+            let (grads, loss) = pass(number);
+            accumulator.accumulate(&self.model, grads);
+            loss
+        });
+        let loss = Tensor::cat(losses.collect(), 0).sum();
+        (accumulator.grads(), loss)
+    }
+}
