@@ -101,6 +101,7 @@ fn lengths_around_a_chunk_and_several_runs_of_chunks_agree_with_the_definition()
 }
 
 #[test]
+#[allow(clippy::print_stdout, reason = "names the case that failed")]
 fn extreme_decays_strengths_and_keys_agree_with_the_definition() {
     for (name, decay, beta, key) in [
         ("no decay", 0.0, 0.5, 1.0),
