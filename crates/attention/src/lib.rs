@@ -12,6 +12,9 @@
 
 pub mod blocks;
 mod error;
+pub mod flow_attention;
+pub mod kimi_delta;
+pub mod lightning_attention;
 mod mixer;
 pub mod registry;
 mod sequence_mixer;

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     LayerPlace, MixerMemory, Result, SequenceMixer,
+    flow_attention::{FlowAttention, FlowAttentionConfig, FlowState},
+    kimi_delta::{KimiDelta, KimiDeltaConfig, KimiDeltaState},
+    lightning_attention::{Lightning, LightningConfig, LightningState},
     softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
 };
 
@@ -44,6 +47,7 @@ macro_rules! mixers {
         }
 
         /// A causal layer of any kind.
+        #[allow(clippy::large_enum_variant, reason = "one per layer of a model, next to its weights")]
         #[derive(Module, Debug)]
         pub enum Mixer {
             $($(#[$doc])* $variant($layer),)*
@@ -100,6 +104,12 @@ macro_rules! mixers {
 }
 
 mixers! {
+    /// Flow attention.
+    "flow" Flow(FlowAttentionConfig, FlowAttention, FlowState),
+    /// Kimi Delta Attention.
+    "kimi_delta" KimiDelta(KimiDeltaConfig, KimiDelta, KimiDeltaState),
+    /// Lightning attention in the gated layer of TransNormerLLM.
+    "lightning" Lightning(LightningConfig, Lightning, LightningState),
     /// Softmax attention.
     "softmax" Softmax(SoftmaxAttentionConfig, SoftmaxAttention, SoftmaxState),
 }

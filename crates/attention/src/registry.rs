@@ -31,16 +31,48 @@ pub enum Direction {
 }
 
 /// All mechanisms, ordered by id.
-pub const MECHANISMS: &[Entry] = &[Entry {
-    id: "softmax",
-    name: "Softmax attention",
-    paper: "Vaswani et al. 2017, arXiv 1706.03762",
-    direction: Direction::Both,
-    time: "T²(K+V)",
-    state: "T(K+V)",
-    kernels: &[],
-    page: include_str!("softmax_attention/README.md"),
-}];
+pub const MECHANISMS: &[Entry] = &[
+    Entry {
+        id: "flow",
+        name: "Flow attention",
+        paper: "Wu et al. 2022, arXiv 2202.06258",
+        direction: Direction::Both,
+        time: "TKV",
+        state: "KV+4K",
+        kernels: &[],
+        page: include_str!("flow_attention/README.md"),
+    },
+    Entry {
+        id: "kimi_delta",
+        name: "Kimi Delta Attention",
+        paper: "Kimi Team 2025, arXiv 2510.26692",
+        direction: Direction::Causal,
+        time: "T(KV + C(K+V) + C²)",
+        state: "KV",
+        kernels: &[],
+        page: include_str!("kimi_delta/README.md"),
+    },
+    Entry {
+        id: "lightning",
+        name: "Lightning attention",
+        paper: "Qin et al. 2024, arXiv 2405.17381",
+        direction: Direction::Causal,
+        time: "T(C(K+V)+KV)",
+        state: "KV",
+        kernels: &[],
+        page: include_str!("lightning_attention/README.md"),
+    },
+    Entry {
+        id: "softmax",
+        name: "Softmax attention",
+        paper: "Vaswani et al. 2017, arXiv 1706.03762",
+        direction: Direction::Both,
+        time: "T²(K+V)",
+        state: "T(K+V)",
+        kernels: &[],
+        page: include_str!("softmax_attention/README.md"),
+    },
+];
 
 /// The mechanism of that id.
 pub fn find(id: &str) -> Option<&'static Entry> {

@@ -5,6 +5,7 @@ pub mod data;
 pub mod engine;
 mod error;
 mod generate;
+pub mod report;
 pub mod suggest;
 pub mod tasks;
 mod tokenizer;

@@ -16,7 +16,7 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// The known name meant by a message of serde like "unknown field `stps`, expected one of `steps`, `tokens`".
-pub(crate) fn from_serde(message: &str) -> Option<String> {
+pub fn from_serde(message: &str) -> Option<String> {
     let unknown = &message[message.find("unknown field").or_else(|| message.find("unknown variant"))?..];
     let mut quoted = unknown.split('`').skip(1).step_by(2);
     let word = quoted.next()?;

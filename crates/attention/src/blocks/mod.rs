@@ -1,20 +1,28 @@
 //! What mechanisms and models share: norms, gated linear units, short convolutions, positions, packed sequences.
 
 mod activation;
+mod custom_gradient;
 mod decayed_product;
 mod kernel;
 mod loss;
 mod mlp;
 mod norm;
+mod packed;
+mod raw;
 mod rotary;
+mod scan;
+mod short_conv;
 mod simd;
 #[cfg(test)]
 mod tests;
 
 pub use activation::{gelu, silu_gate};
-#[expect(unused_imports)]
+pub(crate) use custom_gradient::{GradientRule, with_gradient};
 pub(crate) use decayed_product::decayed_product;
 pub use loss::cross_entropy;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
-pub use norm::{Norm, NormKind, srms_norm};
+pub use norm::{Norm, NormKind, l2_norm, srms_norm};
+pub(crate) use packed::check_cu_seqlens;
 pub use rotary::rotary;
+pub(crate) use scan::{LOG_ZERO, prefix_sum, running_log_sum_exp};
+pub use short_conv::ShortConv;

@@ -35,6 +35,17 @@ pub(super) fn normalise<const D: usize>(x: Tensor<D>, gamma: Option<Tensor<1>>, 
     }
 }
 
+/// `y = x / sqrt(Σ x² + ε)` over the last axis, in f32 at least. A row of zeros gives zeros.
+///
+/// # Shapes
+/// - `x`: `[…, n]`; output: the same
+pub fn l2_norm<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
+    let dtype = x.dtype();
+    let wide = if matches!(dtype, DType::F16 | DType::BF16) { x.cast(DType::F32) } else { x };
+    let scale = (wide.clone().square().sum_dim(D - 1) + epsilon).sqrt().recip();
+    (wide * scale).cast(dtype)
+}
+
 /// Which norm a block uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -154,6 +154,15 @@ impl Case {
         Tensor::from_data(self.data(name), &self.device)
     }
 
+    /// The number of axes of a tensor.
+    ///
+    /// # Panics
+    /// If the file has no such tensor.
+    #[track_caller]
+    pub fn rank(&self, name: &str) -> usize {
+        self.data(name).shape().num_dims()
+    }
+
     /// The elements of a float tensor.
     ///
     /// # Panics

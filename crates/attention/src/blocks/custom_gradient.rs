@@ -1,0 +1,108 @@
+use std::{fmt::Debug, sync::Arc};
+
+#[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
+use burn::backend::Cube;
+use burn::{
+    backend::{
+        Autodiff, AutodiffBackend, Backend, BackendTensor, DispatchAutodiffContext, DispatchKindConversion, DispatchTensor,
+        DispatchTensorKind, Flex, GradientCheckpointingStrategy,
+        autodiff::{
+            checkpoint::{
+                base::Checkpointer,
+                strategy::{BalancedCheckpointing, CheckpointStrategy, NoCheckpointing},
+            },
+            grads::Gradients,
+            ops::{Backward, Ops, OpsKind},
+        },
+    },
+    tensor::Tensor,
+};
+
+/// The hand-written backward pass of an operation with `N` inputs. It holds what the forward pass saved: tensors without autodiff.
+pub(crate) trait GradientRule<const N: usize>: Debug + Send + Sync {
+    /// The gradients of the inputs, given the gradient of the output; all tensors without autodiff. One that is not `wanted` is not
+    /// used and may be `None`.
+    fn gradients(&self, upstream: DispatchTensor, wanted: [bool; N]) -> [Option<DispatchTensor>; N];
+}
+
+/// `output` as a node of the autodiff graph that depends on `inputs` through `rule`, in place of the operations that computed it.
+///
+/// # Panics
+/// If no input has autodiff: there is no graph to join.
+pub(crate) fn with_gradient<const D: usize, const N: usize>(
+    inputs: [DispatchTensor; N],
+    output: Tensor<D>,
+    rule: Arc<dyn GradientRule<N>>,
+) -> Tensor<D> {
+    let strategy = inputs.iter().find_map(|x| match x.autodiff {
+        DispatchAutodiffContext::Enabled(strategy) => Some(strategy),
+        DispatchAutodiffContext::Disabled => None,
+    });
+    let strategy = strategy.expect("an input has autodiff");
+    let output = output.inner().into_dispatch();
+    Tensor::from_dispatch(match (&output.kind, strategy) {
+        (DispatchTensorKind::Flex(_), GradientCheckpointingStrategy::Disabled) => attach::<Flex, NoCheckpointing, N>(inputs, output, rule),
+        (DispatchTensorKind::Flex(_), GradientCheckpointingStrategy::Balanced) => {
+            attach::<Flex, BalancedCheckpointing, N>(inputs, output, rule)
+        }
+        #[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
+        (DispatchTensorKind::Cube(_), GradientCheckpointingStrategy::Disabled) => attach::<Cube, NoCheckpointing, N>(inputs, output, rule),
+        #[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
+        (DispatchTensorKind::Cube(_), GradientCheckpointingStrategy::Balanced) => {
+            attach::<Cube, BalancedCheckpointing, N>(inputs, output, rule)
+        }
+        (DispatchTensorKind::Autodiff(_), _) => unreachable!("`inner` took autodiff off"),
+    })
+}
+
+fn attach<B, C, const N: usize>(inputs: [DispatchTensor; N], output: DispatchTensor, rule: Arc<dyn GradientRule<N>>) -> DispatchTensor
+where
+    B: Backend,
+    C: CheckpointStrategy,
+    DispatchTensor: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B, C>>,
+{
+    let nodes = inputs.map(|x| {
+        let x = if x.autodiff == DispatchAutodiffContext::Disabled {
+            <Autodiff<B, C> as AutodiffBackend>::from_inner(primitive::<B>(x))
+        } else {
+            primitive::<Autodiff<B, C>>(x)
+        };
+        x.node()
+    });
+    let output = primitive::<B>(output);
+    let output = match Attached.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(rule, output),
+        OpsKind::UnTracked(prep) => prep.finish(output),
+    };
+    <DispatchTensor as DispatchKindConversion<Autodiff<B, C>>>::from_backend(BackendTensor::Float(output))
+}
+
+fn primitive<B: Backend>(tensor: DispatchTensor) -> B::FloatTensorPrimitive
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    <DispatchTensor as DispatchKindConversion<B>>::try_into_backend(tensor).unwrap_or_else(|e| panic!("{e}")).float()
+}
+
+/// The backward step of every operation with a [`GradientRule`].
+#[derive(Debug)]
+struct Attached;
+
+impl<B, const N: usize> Backward<B, N> for Attached
+where
+    B: Backend,
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    type State = Arc<dyn GradientRule<N>>;
+
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let upstream = <DispatchTensor as DispatchKindConversion<B>>::from_backend(BackendTensor::Float(upstream));
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        for (parent, gradient) in ops.parents.into_iter().zip(ops.state.gradients(upstream, wanted)) {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                grads.register::<B>(parent.id, primitive::<B>(gradient));
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+use std::ops::Range;
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Device, Distribution, Tensor, TensorData},
+};
+
+use crate::{Error, Result};
+
+/// Depthwise causal convolution over few tokens, one filter per channel, without bias: `y_t = Σ_{i<n} w_i x_{t-n+1+i}`.
+///
+/// Computed as n shifted multiply-adds. What lies before the first token is zero or given.
+#[derive(Module, Debug)]
+pub struct ShortConv {
+    /// The filters, oldest token first. `[channels, n]`
+    pub weight: Param<Tensor<2>>,
+}
+
+impl ShortConv {
+    /// `channels` filters of length `kernel`, drawn from U(−1/√n, 1/√n).
+    ///
+    /// # Errors
+    /// If `channels` or `kernel` is 0.
+    pub fn new(channels: usize, kernel: usize, device: &Device) -> Result<Self> {
+        for (arg, size) in [("channels", channels), ("kernel", kernel)] {
+            if size == 0 {
+                return Err(Error::argument("short_conv", arg, "at least 1", size));
+            }
+        }
+        let bound = 1.0 / (kernel as f64).sqrt();
+        let weight = Tensor::random([channels, kernel], Distribution::Uniform(-bound, bound), device);
+        Ok(Self { weight: Param::from_tensor(weight) })
+    }
+
+    /// Number of inputs before a token that its output depends on.
+    pub fn memory(&self) -> usize {
+        self.weight.lazy_shape().dims::<2>()[1] - 1
+    }
+
+    /// Convolves `x` with the filters `channels`.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, T, n]` with one channel per filter of `channels`
+    /// - `before`, the inputs before the first token: `[B, memory, n]`; `None` = zeros
+    /// - `cu_seqlens`: boundaries of packed sequences, each of which starts with zeros before it (then without `before`)
+    /// - output: as `x`
+    ///
+    /// # Panics
+    /// On shapes that contradict the above.
+    pub fn forward(&self, x: Tensor<3>, channels: Range<usize>, before: Option<Tensor<3>>, cu_seqlens: Option<&[usize]>) -> Tensor<3> {
+        let [b, t, n] = x.dims();
+        let memory = self.memory();
+        let weight = self.weight.val().narrow(0, channels.start, channels.len()).transpose(); // [kernel, n]
+        let tap = |i: usize| weight.clone().narrow(0, i, 1).reshape([1, 1, n]);
+        if memory == 0 {
+            return x * tap(0);
+        }
+        let before = before.unwrap_or_else(|| Tensor::zeros([b, memory, n], (&x.device(), x.dtype())));
+        let padded = Tensor::cat(vec![before, x.clone()], 1); // [B, memory + T, n]
+        (0..memory).fold(x * tap(memory), |sum, i| {
+            let shifted = padded.clone().narrow(1, i, t);
+            let shifted = match cu_seqlens {
+                Some(bounds) => shifted * inside(bounds, memory - i, &sum),
+                None => shifted,
+            };
+            sum + shifted * tap(i)
+        })
+    }
+
+    /// The inputs that the outputs after `x` depend on: the last `memory` of `before` and `x`. `[B, memory, n]`
+    pub fn remember(&self, before: Tensor<3>, x: Tensor<3>) -> Tensor<3> {
+        let memory = self.memory();
+        if memory == 0 {
+            return before;
+        }
+        let all = Tensor::cat(vec![before, x], 1);
+        let t = all.dims()[1];
+        all.narrow(1, t - memory, memory)
+    }
+}
+
+/// 1 where the token `lag` before is of the same sequence, else 0. `[1, T, 1]`
+fn inside(bounds: &[usize], lag: usize, like: &Tensor<3>) -> Tensor<3> {
+    let values: Vec<f32> = bounds.windows(2).flat_map(|w| (w[0]..w[1]).map(move |t| if t - w[0] >= lag { 1.0 } else { 0.0 })).collect();
+    let t = values.len();
+    Tensor::from_data(TensorData::new(values, [1, t, 1]), (&like.device(), like.dtype()))
+}
+
+#[cfg(test)]
+mod tests {
+    use regard_testkit::{Sampler, assert_close, cpu};
+
+    use super::*;
+
+    fn conv(kernel: usize) -> (ShortConv, Tensor<3>) {
+        let mut sampler = Sampler::new(5);
+        let conv = ShortConv { weight: Param::from_tensor(sampler.tensor([3, kernel], -1.0, 1.0).f32(&cpu())) };
+        (conv, sampler.tensor([2, 7, 3], -1.0, 1.0).f32(&cpu()))
+    }
+
+    #[test]
+    fn it_is_the_sum_over_the_last_tokens() {
+        for kernel in [1, 2, 4] {
+            let (conv, x) = conv(kernel);
+            let got = conv.forward(x.clone(), 0..3, None, None);
+            let [w, x, got] = [conv.weight.val().into_data(), x.into_data(), got.into_data()].map(|d| d.iter::<f32>().collect::<Vec<_>>());
+            for (b, t, c) in (0..2).flat_map(|b| (0..7).flat_map(move |t| (0..3).map(move |c| (b, t, c)))) {
+                let at = |t: usize| x[(b * 7 + t) * 3 + c];
+                let want: f32 = (0..kernel).filter(|i| t + 1 + i >= kernel).map(|i| w[c * kernel + i] * at(t + 1 + i - kernel)).sum();
+                assert!((got[(b * 7 + t) * 3 + c] - want).abs() < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_channels_and_a_split_in_time_give_the_same_numbers() {
+        let (conv, x) = conv(4);
+        let whole = conv.forward(x.clone(), 0..3, None, None);
+        let part = conv.forward(x.clone().narrow(2, 1, 2), 1..3, None, None);
+        assert_close("channels 1 and 2", &part, &whole.clone().narrow(2, 1, 2), 0.0);
+        let mut before = Tensor::zeros([2, conv.memory(), 3], &cpu());
+        let mut parts = Vec::new();
+        for (start, len) in [(0, 1), (1, 4), (5, 2)] {
+            let x = x.clone().narrow(1, start, len);
+            parts.push(conv.forward(x.clone(), 0..3, Some(before.clone()), None));
+            before = conv.remember(before, x);
+        }
+        assert_close("three parts", &Tensor::cat(parts, 1), &whole, 0.0);
+    }
+
+    #[test]
+    fn packed_sequences_do_not_see_one_another() {
+        let (conv, x) = conv(4);
+        let x = x.narrow(0, 0, 1);
+        let bounds = [0, 2, 2, 7];
+        let parts = bounds.windows(2).filter(|w| w[0] < w[1]);
+        let alone = parts.map(|w| conv.forward(x.clone().narrow(1, w[0], w[1] - w[0]), 0..3, None, None)).collect();
+        assert_close("packed", &conv.forward(x.clone(), 0..3, None, Some(&bounds)), &Tensor::cat(alone, 1), 0.0);
+    }
+
+    #[test]
+    fn empty_filters_are_refused() {
+        let error = ShortConv::new(3, 0, &cpu()).expect_err("refused");
+        assert_eq!(error.to_string(), "short_conv: `kernel` must be at least 1, got 0");
+    }
+}

@@ -1,0 +1,15 @@
+#![doc = include_str!("README.md")]
+
+mod causal;
+mod layer;
+mod op;
+mod options;
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+pub use causal::{FlowState, flow_attention_causal};
+pub use layer::{FlowAttention, FlowAttentionConfig, FlowWidths};
+pub use op::flow_attention;
+pub use options::{FlowFeatureMap, FlowOptions};
+pub use reference::{flow_weights, flow_weights_causal};

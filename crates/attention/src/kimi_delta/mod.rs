@@ -1,0 +1,15 @@
+#![doc = include_str!("README.md")]
+
+mod chunk;
+mod chunkwise;
+mod gate;
+mod halving;
+mod layer;
+mod op;
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+pub use gate::{DecayGate, log_decay};
+pub use layer::{ForgetGate, KimiDelta, KimiDeltaConfig, KimiDeltaState};
+pub use op::{KimiDeltaOptions, kimi_delta};

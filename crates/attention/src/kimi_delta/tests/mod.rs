@@ -1,0 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
+mod goldens;
+mod layer;
+mod operation;

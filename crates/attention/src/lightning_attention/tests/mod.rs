@@ -1,0 +1,8 @@
+mod errors;
+mod goldens;
+mod layer;
+mod op;
+
+use super::Variant;
+
+const VARIANTS: [Variant; 4] = [Variant::Tiled, Variant::ParallelScan, Variant::LeftProduct, Variant::Recurrent];

@@ -1,0 +1,101 @@
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use regard_train::{
+    Evaluation, Run, Split,
+    data::{self, DataConfig},
+    report::Quantity,
+};
+
+use crate::{
+    device::DeviceArg,
+    failure::Failure,
+    output::{Output, facts},
+};
+
+/// Evaluate a trained model on a split of its data, or on other text
+///
+/// The text is cut into windows of the model's context and every token is predicted once. Without --tokens all of it is read.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  regard eval runs/shakespeare-char
+  regard eval runs/shakespeare-char --split train --tokens 100000
+  regard eval runs/shakespeare-char --data other.txt --json")]
+pub(crate) struct Args {
+    /// The folder of the run
+    run: PathBuf,
+    /// Which part of the run's own data
+    #[arg(long, value_enum, default_value = "valid")]
+    split: SplitName,
+    /// Read other text instead, with the run's tokenizer: a file whole, of a folder or a data set the split
+    #[arg(long, value_name = "PATH|NAME")]
+    data: Option<String>,
+    /// Stop after at least this many tokens
+    #[arg(long, value_name = "N")]
+    tokens: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArg,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SplitName {
+    Train,
+    Valid,
+    Test,
+}
+
+pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
+    let run = Run::open(&args.run)?;
+    let device = args.device.device.open()?;
+    let tokens = args.tokens.unwrap_or(usize::MAX);
+    let evaluation = match &args.data {
+        Some(source) => run.evaluate_text(&device, &text(source, args.split)?, tokens)?,
+        None => run.evaluate(&device, args.split.into(), tokens)?,
+    };
+    if args.json {
+        return output.json(&evaluation);
+    }
+    output.data(&facts(&rows(&evaluation)))
+}
+
+impl From<SplitName> for Split {
+    fn from(name: SplitName) -> Self {
+        match name {
+            SplitName::Train => Self::Train,
+            SplitName::Valid => Self::Valid,
+            SplitName::Test => Self::Test,
+        }
+    }
+}
+
+/// A file as a whole, or the split of anything else.
+fn text(source: &str, split: SplitName) -> Result<String, Failure> {
+    let corpus = data::load(&DataConfig::new(source))?;
+    if Path::new(source).is_file() {
+        return Ok(corpus.train + &corpus.valid);
+    }
+    match split {
+        SplitName::Train => Ok(corpus.train),
+        SplitName::Valid => Ok(corpus.valid),
+        SplitName::Test => corpus
+            .test
+            .ok_or_else(|| Failure::new(format!("{source} has no test split")).with_hint("it has `--split train` and `--split valid`")),
+    }
+}
+
+/// The numbers of an evaluation for people.
+pub(super) fn rows(evaluation: &Evaluation) -> Vec<(&'static str, String)> {
+    let mut rows = vec![("loss", format!("{:.4} nats per token", evaluation.loss))];
+    match evaluation.accuracy {
+        Some(accuracy) => rows.push(("accuracy", format!("{:.2} %", 100.0 * accuracy))),
+        None => rows.push(("perplexity", format!("{:.4}", evaluation.perplexity))),
+    }
+    if let Some(bits) = evaluation.bits_per_byte {
+        rows.push(("bits per byte", format!("{bits:.4}")));
+    }
+    rows.push(("evaluated on", format!("{} tokens", Quantity::Count.text(evaluation.tokens as f64, 4))));
+    rows
+}

@@ -1,0 +1,65 @@
+use std::path::PathBuf;
+
+use regard_train::{Run, Sampling, generate};
+use serde_json::json;
+
+use crate::{device::DeviceArg, failure::Failure, output::Output};
+
+/// Write text with a trained model
+///
+/// The text goes to stdout while it is written, after the prompt. The state of the model is kept between tokens: mechanisms with a
+/// state of constant size take the same time for every token, however long the text.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  regard generate runs/shakespeare-char --prompt 'ROMEO:'
+  regard generate runs/shakespeare-char --tokens 1000 --temperature 0.6 --top-k 20 --seed 7
+  regard generate runs/shakespeare-char --temperature 0        always the likeliest token")]
+pub(crate) struct Args {
+    /// The folder of the run
+    run: PathBuf,
+    /// Text to continue
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    prompt: String,
+    /// How many tokens to write
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    tokens: usize,
+    /// Below 1 the likely tokens become likelier; 0 takes the likeliest always
+    #[arg(long, value_name = "X", default_value_t = 0.8)]
+    temperature: f64,
+    /// Draw among the N likeliest tokens
+    #[arg(long, value_name = "N")]
+    top_k: Option<usize>,
+    /// Draw among the likeliest tokens that hold this share of the probability
+    #[arg(long, value_name = "X")]
+    top_p: Option<f64>,
+    /// Seed of the draws: the same seed writes the same text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    device: DeviceArg,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
+    let run = Run::open(&args.run)?;
+    let Some(tokenizer) = run.tokenizer() else {
+        return Err(Failure::new(format!("{}: a model of this task writes no text", args.run.display()))
+            .with_hint("`regard generate` needs a run of the task `lm`"));
+    };
+    let model = run.model(&args.device.device.open()?)?;
+    let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
+    if args.json {
+        let text = generate(&model, tokenizer, &args.prompt, args.tokens, &sampling, &mut |_| {})?;
+        return output.json(&json!({ "prompt": args.prompt, "text": text, "tokens": args.tokens, "seed": args.seed }));
+    }
+    let mut result = output.stream(&args.prompt);
+    generate(&model, tokenizer, &args.prompt, args.tokens, &sampling, &mut |piece| {
+        if result.is_ok() {
+            result = output.stream(piece);
+        }
+    })?;
+    result?;
+    output.data("")
+}

@@ -1,0 +1,125 @@
+use std::process::Stdio;
+
+use super::{Place, text};
+
+#[test]
+fn a_bare_command_shows_its_help_and_fails() {
+    let output = Place::new().run(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    let help = text(&output.stderr);
+    for command in ["list", "compare", "train", "eval", "generate", "bench", "doctor", "completions"] {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {help}");
+    }
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let place = Place::new();
+    for command in ["list", "compare", "train", "eval", "generate", "bench"] {
+        let help = place.stdout(&[command, "--help"]);
+        assert!(help.contains("Examples:\n  regard "), "{help}");
+        assert!(help.contains(&format!("Usage: regard {command}")), "{help}");
+    }
+    assert!(place.stdout(&["--help"]).contains("regard compare --data book.txt --budget 10m"));
+    assert_eq!(place.stdout(&["--version"]), concat!("regard ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn list_is_a_table_with_one_line_per_mechanism() {
+    let table = Place::new().stdout(&["list"]);
+    let mut lines = table.lines();
+    let header: Vec<_> = lines.next().unwrap().split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    assert_eq!(header, ["ID", "NAME", "DIRECTION", "TIME", "STATE", "FUSED KERNELS", "PAPER"]);
+    assert!(lines.next().unwrap().chars().all(|c| c == '-'));
+    let ids: Vec<_> = lines.map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(ids, regard::registry::MECHANISMS.iter().map(|m| m.id).collect::<Vec<_>>());
+    assert!(!table.contains('\x1b'), "no colours in a pipe");
+}
+
+#[test]
+fn list_describes_mechanisms_in_json() {
+    let list = Place::new().json(&["list", "--json"]);
+    let softmax = list["mechanisms"].as_array().unwrap().iter().find(|m| m["id"] == "softmax").unwrap();
+    for key in ["name", "paper", "direction", "time", "state"] {
+        assert!(softmax[key].is_string(), "{key}: {softmax}");
+    }
+    assert!(softmax["kernels"].is_array());
+}
+
+#[test]
+fn list_prints_the_page_of_a_mechanism() {
+    assert_eq!(Place::new().stdout(&["list", "--page", "softmax"]).trim_end(), regard::registry::find("softmax").unwrap().page.trim_end());
+}
+
+#[test]
+fn completions_are_written_for_every_shell() {
+    let place = Place::new();
+    for (shell, part) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef regard"),
+        ("fish", "complete -c regard"),
+        ("powershell", "Register"),
+        ("elvish", "edit:"),
+    ] {
+        let script = place.stdout(&["completions", shell]);
+        assert!(script.contains(part), "{shell}: {script}");
+        assert!(script.contains("compare"), "{shell}");
+    }
+}
+
+#[test]
+fn doctor_describes_machine_build_and_mechanisms() {
+    let report = Place::new().json(&["doctor", "--json"]);
+    assert!(report["machine"]["cores"].as_u64().unwrap() > 0, "{report}");
+    assert!(report["rates"]["copy_bytes_per_s"].as_f64().unwrap() > 1e8, "{report}");
+    assert!(report["rates"]["matmul_flops_per_s"].as_f64().unwrap() > 1e8, "{report}");
+    let cpu = &report["devices"][0];
+    assert_eq!((&cpu["backend"], &cpu["built"]), (&"cpu".into(), &true.into()));
+    assert!(report["mechanisms"].as_array().unwrap().iter().any(|m| m["id"] == "softmax"));
+}
+
+#[test]
+fn doctor_counts_golden_files() {
+    let table = Place::new().stdout(&["doctor", "--goldens"]);
+    assert!(table.lines().last().unwrap().contains(" kinds built ("), "{table}");
+}
+
+#[test]
+fn doctor_without_golden_files_says_where_they_are_looked_for() {
+    let place = Place::new();
+    let output = place.command(&["doctor", "--goldens"]).env("REGARD_GOLDENS", place.path("none")).output().unwrap();
+    let failure = super::Failure::of(&output);
+    assert!(failure.error.contains("none"), "{failure:?}");
+    assert!(failure.hint.contains("REGARD_GOLDENS"), "{failure:?}");
+}
+
+#[test]
+fn a_closed_pipe_ends_the_command_silently() {
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("regard"))
+        .args(["list", "--page", "softmax"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(text(&output.stderr), "");
+    assert!(output.status.success());
+}
+
+#[test]
+fn a_full_disk_behind_stdout_is_an_error() {
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let Ok(full) = full else {
+        eprintln!("skipped: no /dev/full on this system");
+        return;
+    };
+    let output = std::process::Command::new(assert_cmd::cargo::cargo_bin!("regard"))
+        .arg("list")
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).starts_with("error: standard output: "), "{}", text(&output.stderr));
+}

@@ -1,0 +1,233 @@
+use std::{fs, path::Path};
+
+use regard_models::DecoderConfig;
+use regard_train::{EvalConfig, LmConfig, OptimizerConfig, RunConfig, TaskConfig, TrainConfig, data::DataConfig, tasks::RecallConfig};
+use serde::{Deserialize, Serialize};
+
+use super::{Budget, Candidate, Size};
+use crate::{Error, Result};
+
+/// All that decides a comparison, but for the device: the file `compare.toml` of its folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompareConfig {
+    /// Tokens per training sequence.
+    pub context: usize,
+    /// Sequences per step.
+    pub batch: usize,
+    /// Steps of each run, the same for all. Found from `budget` when the comparison begins, and kept from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// One run per candidate and seed.
+    pub seeds: Vec<u64>,
+    /// Evaluations in a run, at equal distances, the last at its end.
+    #[serde(default = "default_evaluations")]
+    pub evaluations: usize,
+    /// Validation tokens of an evaluation, as far as there are so many.
+    #[serde(default = "default_eval_tokens")]
+    pub eval_tokens: usize,
+    /// How much everyone may train.
+    pub budget: Budget,
+    /// Size of the models.
+    pub size: Size,
+    /// What is learned.
+    pub task: TaskConfig,
+    /// The text, for a task that needs some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataConfig>,
+    /// Optimiser and schedule, the same for all. A warm-up longer than a tenth of the steps is shortened to that.
+    #[serde(default = "default_optimizer")]
+    pub optimizer: OptimizerConfig,
+    /// How cost grows with length.
+    #[serde(default)]
+    pub scaling: ScalingConfig,
+    /// The text that each model writes at the end.
+    #[serde(default)]
+    pub sample: SampleConfig,
+    /// What is compared.
+    pub candidates: Vec<Candidate>,
+}
+
+/// How the cost of a mixer over the length of its input is measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScalingConfig {
+    /// Seconds for all candidates; nothing = what a budget in seconds leaves, otherwise 30. 0 = no measurement.
+    pub seconds: Option<f64>,
+    /// Shortest length.
+    pub shortest: usize,
+    /// Longest length.
+    pub longest: usize,
+    /// Sequences at once.
+    pub batch: usize,
+}
+
+impl Default for ScalingConfig {
+    fn default() -> Self {
+        Self { seconds: None, shortest: 512, longest: 32_768, batch: 1 }
+    }
+}
+
+/// How sample texts are drawn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SampleConfig {
+    /// The beginning; nothing = the beginning of the validation text.
+    pub prompt: Option<String>,
+    /// Tokens to write; 0 = no sample.
+    pub tokens: usize,
+    /// Temperature; 0 = always the most likely token.
+    pub temperature: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for SampleConfig {
+    fn default() -> Self {
+        Self { prompt: None, tokens: 240, temperature: 0.7, seed: 1 }
+    }
+}
+
+fn default_evaluations() -> usize {
+    8
+}
+
+fn default_eval_tokens() -> usize {
+    16_384
+}
+
+/// Runs here are short: the rate is higher than that of long ones.
+fn default_optimizer() -> OptimizerConfig {
+    OptimizerConfig { rate: 3e-3, final_rate: 3e-4, ..OptimizerConfig::default() }
+}
+
+impl CompareConfig {
+    /// All kinds of mixers in tiny models, one seed, two minutes; for language modelling on the embedded text.
+    pub fn new(task: TaskConfig) -> Self {
+        let size = Size::TINY;
+        Self {
+            context: 128,
+            batch: 8,
+            steps: None,
+            seeds: vec![1],
+            evaluations: default_evaluations(),
+            eval_tokens: default_eval_tokens(),
+            budget: Budget::Seconds(120.0),
+            size,
+            data: matches!(task, TaskConfig::Lm(_)).then(|| DataConfig::new("embedded")),
+            task,
+            optimizer: default_optimizer(),
+            scaling: ScalingConfig::default(),
+            sample: SampleConfig::default(),
+            candidates: Candidate::all(size.heads),
+        }
+    }
+
+    /// [`new`](Self::new) for language modelling.
+    pub fn lm() -> Self {
+        Self::new(TaskConfig::Lm(LmConfig::default()))
+    }
+
+    /// [`new`](Self::new) for associative recall with its default options.
+    pub fn recall() -> Self {
+        Self::new(TaskConfig::Recall(RecallConfig::default()))
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// If it is not TOML, a key is unknown or missing, or a value has the wrong type.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|e| {
+            let suggestion = regard_train::suggest::from_serde(e.message());
+            regard_train::Error::Config { path: None, message: e.to_string().trim_end().to_owned(), suggestion }.into()
+        })
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// As [`from_toml`](Self::from_toml), with the name of the file, or if it cannot be read.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::file(path))?;
+        Self::from_toml(&text).map_err(|error| match error {
+            Error::Train(regard_train::Error::Config { message, suggestion, .. }) => {
+                regard_train::Error::Config { path: Some(path.into()), message, suggestion }.into()
+            }
+            other => other,
+        })
+    }
+
+    /// The text of a file.
+    ///
+    /// # Errors
+    /// If a number has no place in TOML: a seed above 2⁶³ - 1.
+    pub fn to_toml(&self) -> Result<String> {
+        let error = |e: toml::ser::Error| regard_train::Error::Config { path: None, message: e.to_string(), suggestion: None };
+        Ok(toml::to_string(self).map_err(error)?)
+    }
+
+    /// Checks what the parts do not check themselves.
+    ///
+    /// # Errors
+    /// If a value breaks its rule.
+    pub fn validate(&self) -> Result<()> {
+        let at_least_one = [
+            ("context", self.context),
+            ("batch", self.batch),
+            ("steps", self.steps.unwrap_or(1)),
+            ("seeds", self.seeds.len()),
+            ("evaluations", self.evaluations),
+            ("eval_tokens", self.eval_tokens),
+            ("size.d_model", self.size.d_model),
+            ("size.layers", self.size.layers),
+            ("size.heads", self.size.heads),
+            ("scaling.shortest", self.scaling.shortest),
+            ("scaling.batch", self.scaling.batch),
+            ("candidates", self.candidates.len()),
+        ];
+        if let Some((key, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
+            return Err(Error::value(key, "at least 1", 0));
+        }
+        self.budget.check()?;
+        if self.scaling.seconds.is_some_and(|s| !(s >= 0.0 && s.is_finite())) {
+            return Err(Error::value("scaling.seconds", "at least 0", self.scaling.seconds.unwrap_or_default()));
+        }
+        if !(self.sample.temperature >= 0.0 && self.sample.temperature.is_finite()) {
+            return Err(Error::value("sample.temperature", "at least 0", self.sample.temperature));
+        }
+        let folders: Vec<_> = self.candidates.iter().map(Candidate::folder).collect();
+        if let Some(twice) = (1..folders.len()).find(|i| folders[..*i].contains(&folders[*i])) {
+            return Err(Error::value("candidates", "of different names", &self.candidates[twice].name));
+        }
+        if let Some(twice) = (1..self.seeds.len()).find(|i| self.seeds[..*i].contains(&self.seeds[*i])) {
+            return Err(Error::value("seeds", "different from one another", self.seeds[twice]));
+        }
+        Ok(())
+    }
+
+    /// Training tokens of one step.
+    pub fn tokens_per_step(&self) -> usize {
+        self.batch * self.context
+    }
+
+    /// The model of a candidate with an inner width of the channel mixers.
+    pub(super) fn model(&self, candidate: &Candidate, vocab: usize, d_ff: usize) -> DecoderConfig {
+        let Size { d_model, layers, .. } = self.size;
+        DecoderConfig { d_ff, ..DecoderConfig::new(vocab, d_model, layers, candidate.mixers.clone(), self.context) }
+    }
+
+    /// The run of a model over `steps` steps: the same for all but for the model and the seed.
+    pub(super) fn run(&self, model: DecoderConfig, steps: usize, seed: u64) -> RunConfig {
+        let warmup = self.optimizer.warmup.min(steps / 10);
+        RunConfig {
+            seed,
+            task: self.task.clone(),
+            data: self.data.clone(),
+            model,
+            train: TrainConfig { log_every: (steps / 200).max(1), ..TrainConfig::new(self.batch, regard_train::Budget::Steps(steps)) },
+            optimizer: OptimizerConfig { warmup, ..self.optimizer.clone() },
+            eval: EvalConfig { every: steps.div_ceil(self.evaluations), tokens: self.eval_tokens, batch: None, ..EvalConfig::default() },
+        }
+    }
+}

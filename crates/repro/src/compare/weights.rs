@@ -1,0 +1,102 @@
+use burn::tensor::Device;
+use regard::MixerConfig;
+use regard_models::DecoderConfig;
+
+use super::{Candidate, CompareConfig};
+use crate::{Error, Result};
+
+/// Largest difference of two candidates' weights, as a share.
+const TOLERANCE: f64 = 0.02;
+
+/// The model of a candidate, with the inner width that gives it the common number of weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatchedCandidate {
+    /// The candidate's name.
+    pub name: String,
+    /// Its model.
+    pub model: DecoderConfig,
+    /// Trained weights of the model.
+    pub params: usize,
+    /// Floating-point operations of training per token, forward and backward.
+    pub flops_per_token: f64,
+}
+
+/// Gives all candidates the number of weights of a transformer of this size: softmax attention and channel mixers of the usual width.
+///
+/// The channel mixer's inner width is what gives: a mixer with more weights of its own leaves fewer to it.
+///
+/// # Errors
+/// If a mixer rejects the size, or has so many weights that the channel mixers would vanish, or two candidates differ by more than 2 %.
+pub(super) fn match_weights(config: &CompareConfig, vocab: usize) -> Result<Vec<MatchedCandidate>> {
+    let yardstick = Candidate { name: "softmax".into(), mixers: MixerConfig::named("softmax", 1).into_iter().collect() };
+    let usual = DecoderConfig::new(vocab, config.size.d_model, config.size.layers, Vec::new(), config.context).d_ff;
+    let target = weights(&config.model(&yardstick, vocab, usual))?;
+    let matched: Vec<_> = config.candidates.iter().map(|c| match_one(config, c, vocab, target)).collect::<Result<_>>()?;
+    let (few, many) = matched.iter().fold((usize::MAX, 0), |(few, many), m| (few.min(m.params), many.max(m.params)));
+    if many as f64 > few as f64 * (1.0 + TOLERANCE) {
+        let odd = matched.iter().max_by_key(|m| m.params.abs_diff(target)).map(|m| m.name.clone()).unwrap_or_default();
+        return Err(Error::value("size", "such that weights can agree within 2 %", format!("{} ({odd} is the odd one)", config.size)));
+    }
+    Ok(matched)
+}
+
+fn match_one(config: &CompareConfig, candidate: &Candidate, vocab: usize, target: usize) -> Result<MatchedCandidate> {
+    let narrow = config.model(candidate, vocab, 1);
+    let per_unit = config.size.layers * narrow.mlp.weights_per_unit(config.size.d_model);
+    let fixed = weights(&narrow)? - per_unit;
+    if fixed + per_unit > target {
+        return Err(Error::Unmatched { candidate: candidate.name.clone(), target, fixed });
+    }
+    let exact = (target - fixed) as f64 / per_unit as f64;
+    let share = |d_ff: usize| ((fixed + d_ff * per_unit) as f64 / target as f64 - 1.0).abs();
+    // Round widths are faster: the roundest that stays well inside the tolerance.
+    let rounded = |step: f64| ((exact / step).round() * step) as usize;
+    let d_ff = [8.0, 4.0, 2.0].into_iter().map(rounded).find(|w| *w > 0 && share(*w) < TOLERANCE / 4.0).unwrap_or_else(|| rounded(1.0));
+    let model = config.model(candidate, vocab, d_ff);
+    let built = model.init(&Device::flex())?;
+    let (params, flops_per_token) = (built.params(), built.training_flops_per_token(config.context));
+    Ok(MatchedCandidate { name: candidate.name.clone(), params, flops_per_token, model })
+}
+
+/// Counts the weights of a model by building it: no formula can be wrong.
+fn weights(model: &DecoderConfig) -> Result<usize> {
+    Ok(model.init(&Device::flex())?.params())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::Size;
+
+    fn matched(size: Size, names: &[&str]) -> Result<Vec<MatchedCandidate>> {
+        let candidates = names.iter().map(|n| Candidate::parse(n, size.heads).unwrap()).collect();
+        match_weights(&CompareConfig { size, candidates, ..CompareConfig::lm() }, 256)
+    }
+
+    #[test]
+    fn the_weights_of_every_pair_of_kinds_agree_within_two_percent() {
+        for size in [Size::TINY, Size::SMALL] {
+            let all = matched(size, MixerConfig::KINDS).unwrap();
+            for a in &all {
+                for b in &all {
+                    let ratio = a.params as f64 / b.params as f64;
+                    assert!((ratio - 1.0).abs() <= TOLERANCE, "{size}: {} has {}, {} has {}", a.name, a.params, b.name, b.params);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_candidate_has_the_same_weights_whatever_it_is_compared_with() {
+        let all = matched(Size::TINY, MixerConfig::KINDS).unwrap();
+        for one in all {
+            assert_eq!(matched(Size::TINY, &[&one.name]).unwrap(), [one]);
+        }
+    }
+
+    #[test]
+    fn a_mixer_that_rejects_the_size_says_why() {
+        let error = matched(Size { d_model: 30, layers: 1, heads: 4 }, &["softmax"]).unwrap_err();
+        assert_eq!(error.to_string(), "softmax: `heads` must be a divisor of d_model = 30, got 4");
+    }
+}

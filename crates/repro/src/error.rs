@@ -1,0 +1,104 @@
+use std::{io, path::PathBuf};
+
+/// What an experiment can run into.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Data, configuration or a run.
+    #[error(transparent)]
+    Train(#[from] regard_train::Error),
+    /// A mechanism or model rejects its configuration.
+    #[error(transparent)]
+    Model(#[from] regard::Error),
+    /// A value of the configuration breaks a rule.
+    #[error("`{key}` must be {want}, got {got}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// The rule, as in "must be …".
+        want: String,
+        /// The value given.
+        got: String,
+    },
+    /// A mechanism that does not exist.
+    #[error("there is no mixer `{name}`")]
+    UnknownMixer {
+        /// The name given.
+        name: String,
+        /// The name that it resembles.
+        suggestion: Option<&'static str>,
+    },
+    /// No inner width gives a candidate the common number of weights.
+    #[error("`{candidate}` cannot have {target} weights: without its channel mixers it has {fixed}")]
+    Unmatched {
+        /// The candidate.
+        candidate: String,
+        /// The number of weights that all candidates get.
+        target: usize,
+        /// Its weights outside the channel mixers.
+        fixed: usize,
+    },
+    /// The folder of a new experiment already holds one.
+    #[error("{} already holds a comparison", path.display())]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder holds no experiment.
+    #[error("{} is not the folder of a comparison: it has no compare.toml", path.display())]
+    NotAComparison {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file of the experiment is damaged.
+    #[error("{}: {message}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The caller asked to stop. What was finished is kept.
+    #[error("stopped; what was finished is in {}", path.display())]
+    Interrupted {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    /// What to do about it, where that can be said.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Train(error) => error.hint(),
+            Self::UnknownMixer { suggestion: Some(name), .. } => Some(format!("did you mean `{name}`?")),
+            Self::UnknownMixer { suggestion: None, .. } => {
+                Some(format!("choose from {}, or join them as in `3*kimi_delta+softmax`", regard::MixerConfig::KINDS.join(", ")))
+            }
+            Self::Unmatched { .. } => Some("make the model larger (--size), or leave this candidate out".into()),
+            Self::Exists { .. } => Some("continue it with --resume, or choose another folder with --out".into()),
+            Self::Interrupted { path } => Some(format!("continue with `regard compare --resume --out {}`", path.display())),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn value(key: &'static str, want: impl Into<String>, got: impl ToString) -> Self {
+        Self::Value { key, want: want.into(), got: got.to_string() }
+    }
+
+    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { path, source }
+    }
+}
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

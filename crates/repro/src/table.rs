@@ -1,0 +1,8 @@
+/// Columns and rows of text, for a terminal or a page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Names of the columns.
+    pub columns: Vec<String>,
+    /// The rows, each with one cell per column.
+    pub rows: Vec<Vec<String>>,
+}
