@@ -81,8 +81,9 @@ pub(super) fn scaling(config: &CompareConfig, seconds: f64, context: &mut Contex
             if !subject.goes_on() || context.stopped() {
                 continue;
             }
-            // The shortest length is measured whatever it takes.
-            if length > options.shortest && subject.spent + subject.expected_seconds(patience) > share {
+            // The shortest length is measured whatever it takes, and the two that a fit needs if at all possible.
+            let limit = if length <= 2 * FIT_FROM { 2.0 * share } else { share };
+            if length > options.shortest && subject.spent + subject.expected_seconds(patience) > limit {
                 subject.curve.stopped = Some("out of time".into());
                 continue;
             }
