@@ -35,3 +35,11 @@ Examples:
 
 Results go to stdout (one JSON object with --json), messages and progress to stderr. Data sets are looked for at the path given, then
 under $REGARD_DATA, then in the user's cache.";
+
+/// The command line as it can be typed again.
+pub(crate) fn command_line() -> String {
+    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,*".contains(c);
+    let quoted = |arg: String| if !arg.is_empty() && arg.chars().all(plain) { arg } else { format!("'{}'", arg.replace('\'', r"'\''")) };
+    std::iter::once("regard".to_owned()).chain(args.map(quoted)).collect::<Vec<_>>().join(" ")
+}
