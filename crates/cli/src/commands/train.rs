@@ -121,7 +121,7 @@ fn status(outcome: &Outcome) -> &'static str {
     match outcome.status {
         Status::Interrupted => "interrupted",
         Status::EarlyStopped => "stopped early",
-        _ => "finished",
+        Status::Finished => "finished",
     }
 }
 
