@@ -3,5 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod decoder;
+pub mod tnl;
 
 pub use decoder::{Decoder, DecoderConfig, DecoderState, Positions};
+pub use tnl::TnlConfig;

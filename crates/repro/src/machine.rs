@@ -42,7 +42,7 @@ impl Machine {
             threads: threads(),
             memory_bytes: system.map_or(0, |s| s.total_memory()),
             os: Some(os.into_iter().flatten().collect::<Vec<_>>().join(", ")).filter(|t| !t.is_empty()).unwrap_or_else(unknown),
-            device: format!("{:?}", device.clone().inner()),
+            device: format!("{:?}", device.clone().inner()).trim_start_matches("Device<").trim_end_matches('>').to_owned(),
             regard: env!("CARGO_PKG_VERSION").into(),
             optimized: !cfg!(debug_assertions),
         }

@@ -111,6 +111,9 @@ impl Lightning {
     /// As [`SequenceMixer::forward`], for tokens whose first stands at `position`. Outputs depend on it only by rounding.
     pub fn forward_at(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>, position: usize) -> Tensor<3> {
         let [b, t, _] = x.dims();
+        if t == 0 {
+            return x;
+        }
         let Projected { q, k, v, gate } = self.project(x, position);
         let v = match padding {
             Some(padding) => {
@@ -138,6 +141,9 @@ impl SequenceMixer for Lightning {
 
     fn prefill(&self, x: Tensor<3>, state: &mut LightningState) -> Tensor<3> {
         let [_, t, _] = x.dims();
+        if t == 0 {
+            return x;
+        }
         let Projected { q, k, v, gate } = self.project(x, state.position);
         let (attended, kv) = self.attend(q, k, v, Some(state.kv.clone()));
         state.kv = kv;

@@ -85,12 +85,18 @@ pub fn lightning_attention(
     }
     let (mut outs, mut states) = (Vec::new(), Vec::new());
     for (i, bound) in bounds.windows(2).enumerate() {
-        let [q, k, v] = [&q, &k, &v].map(|x| x.clone().narrow(2, bound[0], bound[1] - bound[0]));
-        let (o, state) = one(q, k, v, state.clone().narrow(0, i, 1));
+        let (length, state) = (bound[1] - bound[0], state.clone().narrow(0, i, 1));
+        if length == 0 {
+            states.push(state);
+            continue;
+        }
+        let [q, k, v] = [&q, &k, &v].map(|x| x.clone().narrow(2, bound[0], length));
+        let (o, state) = one(q, k, v, state);
         outs.push(o);
         states.push(state);
     }
-    Ok((Tensor::cat(outs, 2).cast(dtype), Tensor::cat(states, 0)))
+    let o = if outs.is_empty() { v } else { Tensor::cat(outs, 2) }; // without tokens, `v` has the shape of the output
+    Ok((o.cast(dtype), Tensor::cat(states, 0)))
 }
 
 /// Sequences of equal length, in f32 or f64.

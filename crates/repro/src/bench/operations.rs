@@ -1,6 +1,8 @@
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Distribution, Tensor, activation};
 use regard::{
     flow_attention::{FlowOptions, flow_attention_causal},
+    kimi_delta::{KimiDeltaOptions, kimi_delta},
+    lightning_attention::{LightningOpts, lightning_attention},
     softmax_attention::{SoftmaxOptions, softmax_attention},
 };
 
@@ -43,6 +45,43 @@ pub(super) fn operation(kind: &str, config: &BenchConfig, tokens: usize, device:
             Operation {
                 inputs: vec![head_major(), head_major(), head_major()],
                 run: |x| flow_attention_causal(x[0].clone(), x[1].clone(), x[2].clone(), &FlowOptions::default()),
+                flops,
+                backward_flops: 2.0 * flops,
+            }
+        }
+        "lightning" => {
+            let flops = 4.0 * tokens * width * width;
+            Operation {
+                inputs: vec![head_major(), head_major(), head_major()],
+                run: |x| {
+                    // The usual decays: a geometric row of slopes over the heads.
+                    let heads = x[0].dims()[1];
+                    let slopes: Vec<f64> = (1..=heads).map(|h| 2f64.powf(-8.0 * h as f64 / heads as f64)).collect();
+                    lightning_attention(x[0].clone(), x[1].clone(), x[2].clone(), &slopes, LightningOpts::default()).map(|(o, _)| o)
+                },
+                flops,
+                backward_flops: 2.0 * flops,
+            }
+        }
+        "kimi_delta" => {
+            // What the state holds for a key is read as well.
+            let flops = 6.0 * tokens * width * width;
+            let unit = |x: Tensor<4>| x.clone() / x.powf_scalar(2.0).sum_dim(3).sqrt().add_scalar(1e-6);
+            let [q, k] = [(); 2].map(|()| unit(draw([b, t, h, k])));
+            Operation {
+                inputs: vec![
+                    q,
+                    k.clone(),
+                    draw(k.dims()),
+                    // Log decays and strengths as gates give them.
+                    activation::log_sigmoid(draw(k.dims()) + 3.0),
+                    activation::sigmoid(draw([b, t, h, 1])),
+                ],
+                run: |x| {
+                    let beta = x[4].clone().squeeze_dim(3);
+                    let options = KimiDeltaOptions { check_decay: false, ..KimiDeltaOptions::default() };
+                    kimi_delta(x[0].clone(), x[1].clone(), x[2].clone(), x[3].clone(), beta, options).map(|(o, _)| o)
+                },
                 flops,
                 backward_flops: 2.0 * flops,
             }

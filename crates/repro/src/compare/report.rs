@@ -128,7 +128,7 @@ fn headline(c: &Comparison) -> Markup {
             thead { tr {
                 th scope="col" { "Mixer" }
                 @for column in &columns { th scope="col" { (column.name) span.unit { (column.unit) } } }
-                @if !exponents.is_empty() { th scope="col" { "Time" span.unit { "growth with length T" } } }
+                @if !exponents.is_empty() { th scope="col" { "Time" span.unit { "growth" } } }
             } }
             tbody { @for candidate in c.ranking() { tr {
                 td { (candidate.mixer) @if let Some(message) = &candidate.failed { span.spread.failed { "failed: " (message) } } }
@@ -145,7 +145,7 @@ fn headline(c: &Comparison) -> Markup {
                         }
                     }
                 }
-                @if !exponents.is_empty() { td data-label="Time" { @match c.exponents(&candidate.mixer)[0] { Some(p) => (power(p)), None => "–" } } }
+                @if !exponents.is_empty() { td data-label="Time" { span.value { @match c.exponents(&candidate.mixer)[0] { Some(p) => (power(p)), None => "–" } } } }
             } } }
         } }
         p.small {

@@ -61,7 +61,8 @@ pub struct Point {
 }
 
 const FIT_FROM: usize = 1024;
-const PATIENCE: Patience = Patience { repetitions: 7, enough: Duration::from_millis(400) };
+/// Repetitions of a measurement.
+const REPETITIONS: usize = 7;
 
 /// Measures lengths in powers of two, all candidates at one length before the next, until the time is over: a candidate whose next
 /// point would take more than its share of what is left goes no further.
@@ -70,6 +71,9 @@ pub(super) fn scaling(config: &CompareConfig, seconds: f64, context: &mut Contex
     let (size, options) = (config.size, &config.scaling);
     let device = context.device.clone().autodiff();
     let mut subjects = config.candidates.iter().map(|c| Subject::new(c, size.d_model, &device)).collect::<Result<Vec<_>>>()?;
+    // About as many measurements as there are lengths have to share the time of a candidate.
+    let enough = Duration::from_secs_f64((seconds / subjects.len() as f64 / 20.0).clamp(0.05, 2.0));
+    let patience = Patience { repetitions: REPETITIONS, enough };
     let mut length = options.shortest;
     while length <= options.longest && subjects.iter().any(Subject::goes_on) && !context.stopped() {
         for index in 0..subjects.len() {
@@ -80,11 +84,11 @@ pub(super) fn scaling(config: &CompareConfig, seconds: f64, context: &mut Contex
                 continue;
             }
             // The shortest length is measured whatever it takes.
-            if length > options.shortest && subject.expected_seconds() > left / remaining as f64 {
+            if length > options.shortest && subject.expected_seconds(patience) > left / remaining as f64 {
                 subject.curve.stopped = Some("out of time".into());
                 continue;
             }
-            let point = subject.point(length, options.batch, size.d_model, &device, context);
+            let point = subject.point([options.batch, length, size.d_model], patience, &device, context);
             subject.curve.points.push(point);
             let mixer = &subject.curve.mixer;
             context.emit(&CompareEvent::Scaling { mixer, tokens: length, seconds: point.seconds });
@@ -133,20 +137,21 @@ impl Subject {
     }
 
     /// Seconds that the next point would take: warm-up, one repetition at least, and the state, if growth goes on as before.
-    fn expected_seconds(&self) -> f64 {
+    fn expected_seconds(&self, patience: Patience) -> f64 {
         let [.., before, last] = self.curve.points.as_slice() else {
             return self.curve.points.last().map_or(0.0, |p| 6.0 * p.seconds * self.layers.len() as f64);
         };
         let growth = (last.seconds / before.seconds).clamp(1.5, 5.0);
         let single = last.seconds * growth * self.layers.len() as f64;
         // Warm-up, a repetition and no more further ones than patience allows, and about half a pass for the state.
-        single * 2.5 + PATIENCE.enough.as_secs_f64().min(single * (PATIENCE.repetitions - 1) as f64)
+        single * 2.5 + patience.enough.as_secs_f64().min(single * (patience.repetitions - 1) as f64)
     }
 
-    fn point(&self, tokens: usize, batch: usize, d_model: usize, device: &Device, context: &Context<'_>) -> Point {
-        let x = Tensor::<3>::random([batch, tokens, d_model], Distribution::Normal(0.0, 1.0), device);
+    fn point(&self, shape: [usize; 3], patience: Patience, device: &Device, context: &Context<'_>) -> Point {
+        let [_, tokens, d_model] = shape;
+        let x = Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), device);
         sync(device);
-        let cost = measure(context.memory, PATIENCE, || {
+        let cost = measure(context.memory, patience, || {
             for layer in &self.layers {
                 let x = x.clone().require_grad();
                 let y = layer.forward(x.clone(), None);

@@ -5,8 +5,10 @@ mod page;
 mod palette;
 mod plot;
 mod quantity;
+mod run;
 
 pub use axis::{Axis, Scale};
 pub use page::{code, facts, folded, page, plots, sample};
 pub use plot::{Plot, Series};
 pub use quantity::Quantity;
+pub use run::{RunFacts, run_report, write_run_report};

@@ -40,7 +40,7 @@ pub struct Plot {
 /// One line of a [`Plot`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
-    /// Name in the legend.
+    /// Name in the legend; a series without a name is alone, and needs no markers.
     pub name: String,
     /// What the legend says after the name, such as a final value.
     pub note: String,
@@ -80,7 +80,7 @@ impl Plot {
                 (PreEscaped(self.svg()))
                 ul.legend {
                     @for series in self.series.iter().filter(|s| !s.name.is_empty()) {
-                        li { (key(series.style)) " " (series.name) @if !series.note.is_empty() { " " span.note { (series.note) } } }
+                        li { (key(series)) " " (series.name) @if !series.note.is_empty() { " " span.note { (series.note) } } }
                     }
                 }
                 @if !self.caption.is_empty() { figcaption { (self.caption) } }
@@ -120,7 +120,7 @@ impl Plot {
             .margin_right(18 * FINE)
             .margin_bottom(24 * FINE)
             .x_label_area_size(22 * FINE)
-            .y_label_area_size(62 * FINE)
+            .y_label_area_size(70 * FINE)
             .build_cartesian_2d(x, y)
             .expect(INTO_STRING);
         chart
@@ -147,7 +147,7 @@ impl Plot {
         let points: Vec<_> = self.visible(series).map(|(_, p)| p).collect();
         let role = if series.faint { Role::Faint(series.style) } else { Role::Line(series.style) };
         chart.draw_series([PathElement::new(points.clone(), role.color())]).expect(INTO_STRING);
-        if series.faint {
+        if series.faint || series.name.is_empty() {
             return;
         }
         // Counted from the right, so that the last point has one.
@@ -184,15 +184,16 @@ fn text<'a>(h: HPos, v: VPos) -> TextStyle<'a> {
     TextStyle { color: Role::Text.color().to_backend_color(), ..style }
 }
 
-/// The sample of a style in a legend: a piece of line with its marker.
-pub(super) fn key(style: usize) -> Markup {
+/// The sample of a series in the legend: a piece of line with its marker.
+fn key(series: &Series) -> Markup {
     let (width, height) = (34 * FINE, 12 * FINE);
-    let style = style % STYLES;
+    let style = series.style % STYLES;
+    let line = if series.faint { "faint" } else { "line" };
     let corners: String = marker(style, (width / 2, height / 2), 4 * FINE).iter().map(|(x, y)| format!("{x},{y} ")).collect();
     html! {
         svg.key viewBox=(format!("0 0 {width} {height}")) aria-hidden="true" {
-            line class=(format!("line s{style}")) x1="0" x2=(width) y1=(height / 2) y2=(height / 2) {}
-            polygon class=(format!("mark s{style}")) points=(corners.trim_end()) {}
+            line class=(format!("{line} s{style}")) x1="0" x2=(width) y1=(height / 2) y2=(height / 2) {}
+            @if !series.faint { polygon class=(format!("mark s{style}")) points=(corners.trim_end()) {} }
         }
     }
 }

@@ -1,4 +1,7 @@
+mod errors;
 mod goldens;
+mod layer;
+mod op;
 
 use super::Variant;
 
