@@ -2,7 +2,7 @@ use burn::tensor::{Bool, DType, Device, Int, Tensor, activation};
 
 use super::{
     options::{FlowOptions, check_shapes, column, wide, without},
-    runs::{advance_by_runs, run_length},
+    runs::{StateGradient, advance_by_runs, run_length},
 };
 use crate::{
     Error, MixerMemory, Result,
@@ -39,7 +39,7 @@ pub(super) const BLOCK: usize = 64;
 pub fn flow_attention_causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &FlowOptions) -> Result<Tensor<4>> {
     let ([b, h, _, d], e) = (k.dims(), v.dims()[3]);
     let mut state = FlowState::zeros([b, h, d, e], &q.device(), wide(q.dtype()));
-    state.prefill(q, k, v, options)
+    state.attend([q, k, v], options, StateGradient::Left)
 }
 
 /// What causal Flow attention keeps of the tokens so far: sums, whose size does not depend on their number. In f32.
@@ -91,6 +91,23 @@ impl FlowState {
     /// # Errors
     /// As [`flow_attention_causal`], and if the shapes are not those of the state.
     pub fn prefill(&mut self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &FlowOptions) -> Result<Tensor<4>> {
+        self.attend([q, k, v], options, StateGradient::Computed)
+    }
+
+    /// The output of the next token of each sequence, O(D·E) whatever came before: [`Self::prefill`] of one token.
+    ///
+    /// # Shapes
+    /// - `q`, `k`: `[B, H, D]`; `v`: `[B, H, E]`; output: `[B, H, E]`
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn step(&mut self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, options: &FlowOptions) -> Result<Tensor<3>> {
+        let o = self.prefill(q.unsqueeze_dim(2), k.unsqueeze_dim(2), v.unsqueeze_dim(2), options)?;
+        Ok(o.squeeze_dim(2))
+    }
+
+    fn attend(&mut self, qkv: [Tensor<4>; 3], options: &FlowOptions, state_gradient: StateGradient) -> Result<Tensor<4>> {
+        let [q, k, v] = qkv;
         options.check(OP)?;
         check_shapes(OP, &q, &k, &v)?;
         let ([b, h, t, d], e) = (q.dims(), v.dims()[3]);
@@ -111,20 +128,12 @@ impl FlowState {
         }
         let qkv = [q, k, v].map(|x| x.cast(self.kv.dtype()));
         let run = run_length(b * h);
-        let o = if t <= run { self.advance(qkv, hidden.as_ref(), options) } else { advance_by_runs(self, qkv, hidden, options, run) };
+        let o = if t <= run {
+            self.advance(qkv, hidden.as_ref(), options)
+        } else {
+            advance_by_runs(self, qkv, hidden, options, run, state_gradient)
+        };
         Ok(o.cast(dtype))
-    }
-
-    /// The output of the next token of each sequence, O(D·E) whatever came before: [`Self::prefill`] of one token.
-    ///
-    /// # Shapes
-    /// - `q`, `k`: `[B, H, D]`; `v`: `[B, H, E]`; output: `[B, H, E]`
-    ///
-    /// # Errors
-    /// As [`Self::prefill`].
-    pub fn step(&mut self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, options: &FlowOptions) -> Result<Tensor<3>> {
-        let o = self.prefill(q.unsqueeze_dim(2), k.unsqueeze_dim(2), v.unsqueeze_dim(2), options)?;
-        Ok(o.squeeze_dim(2))
     }
 
     /// The outputs of the next tokens, all at once: arguments checked, T ≥ 1, in the float type of the state.

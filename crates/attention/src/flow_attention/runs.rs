@@ -45,6 +45,15 @@ impl Tokens {
     }
 }
 
+/// Whether the loss may depend on the state after the tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StateGradient {
+    /// It may.
+    Computed,
+    /// It may not, which saves passes over memory: the state has the right values and no gradient.
+    Left,
+}
+
 /// As [`FlowState::advance`], in runs of `run` tokens.
 pub(super) fn advance_by_runs(
     state: &mut FlowState,
@@ -52,6 +61,7 @@ pub(super) fn advance_by_runs(
     hidden: Option<Tensor<4, Bool>>,
     options: &FlowOptions,
     run: usize,
+    state_gradient: StateGradient,
 ) -> Tensor<4> {
     let [q, k, v] = qkv.clone();
     let [a, b, c, d, e, f] = state.sums().map(Tensor::clone);
@@ -74,12 +84,18 @@ pub(super) fn advance_by_runs(
         *state = now;
         return o;
     }
+    let inputs = inputs.map(Tensor::into_dispatch);
+    let after = now.map(Tensor::autodiff);
+    if state_gradient == StateGradient::Left {
+        *state = after;
+        return with_gradient(inputs, o, Arc::new(Runs { tokens, starts, end: now, row: None }));
+    }
     // One node of the graph has one output: all of them in one row.
     let row = Row::of(&o, &now);
-    let joined =
-        with_gradient::<1, 9>(inputs.map(Tensor::into_dispatch), row.join(o, &now), Arc::new(Runs { tokens, starts, row: row.clone() }));
+    let joined = row.join(o, &now);
+    let joined = with_gradient(inputs, joined, Arc::new(Runs { tokens, starts, end: now, row: Some(row.clone()) }));
     let (o, sums) = row.split(&joined);
-    *state = now.map(Tensor::autodiff).with_sums(sums);
+    *state = after.with_sums(sums);
     o
 }
 
@@ -115,12 +131,18 @@ struct Runs {
     tokens: Tokens,
     /// The states before the runs.
     starts: Vec<FlowState>,
-    row: Row,
+    /// The state after the last of them.
+    end: FlowState,
+    /// How output and state are joined; `None` if the output stands alone.
+    row: Option<Row>,
 }
 
 impl GradientRule<9> for Runs {
     fn gradients(&self, upstream: DispatchTensor, _: [bool; 9]) -> [Option<DispatchTensor>; 9] {
-        let (d_o, mut d_sums) = self.row.split(&Tensor::from_dispatch(upstream));
+        let (d_o, mut d_sums) = match &self.row {
+            Some(row) => row.split(&Tensor::from_dispatch(upstream)),
+            None => (Tensor::from_dispatch(upstream), self.end.sums().map(Tensor::zeros_like)),
+        };
         let mut d_qkv = [Vec::new(), Vec::new(), Vec::new()];
         for ((start, length), state) in self.tokens.runs().zip(&self.starts).rev() {
             let (qkv, hidden) = self.tokens.cut(start, length);

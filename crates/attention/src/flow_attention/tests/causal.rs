@@ -6,7 +6,7 @@ use crate::{
     MixerMemory,
     flow_attention::{
         FlowOptions, FlowState, flow_attention_causal, flow_weights_causal,
-        runs::{advance_by_runs, run_length},
+        runs::{StateGradient, advance_by_runs, run_length},
     },
 };
 
@@ -125,8 +125,25 @@ fn runs_of_any_length_give_the_whole_and_all_its_gradients() {
         let names = "o sum_k sum_q sum_k_outgoing sum_q_incoming log_sum_exp kv dq dk dv dsum_k dsum_q dsum_k_outgoing dsum_q_incoming dlog_sum_exp dkv tokens";
         let named = |tensors: Vec<Tensor<4>>| names.split(' ').zip(tensors).collect::<Vec<_>>();
         let whole = results(&|state, qkv, hidden| state.advance(qkv, hidden.as_ref(), &options));
-        let by_runs = results(&|state, qkv, hidden| advance_by_runs(state, qkv, hidden, &options, run));
+        let by_runs = results(&|state, qkv, hidden| advance_by_runs(state, qkv, hidden, &options, run, StateGradient::Computed));
         assert_all_close(&format!("T = {t}, runs of {run}"), &named(by_runs), &named(whole), 1e-10);
+    });
+}
+
+#[test]
+fn runs_without_the_gradient_of_the_state_give_the_gradients_of_the_whole() {
+    sweep("runs, output alone", 10, |s| {
+        let t = s.size(2, 140);
+        let inputs = inputs(s, t);
+        let [b, h, _, e] = inputs[2].dims();
+        let (run, options) = (s.pick(&[7, 64]), any_options(s));
+        let cotangent = s.tensor([b, h, t, e], -1.0, 1.0);
+        let new = |q: &Tensor<4>| FlowState::new(b, h, q.dims()[3], e, &q.device()).map(|x| x.cast(DType::F64));
+        let whole = with_gradients(&inputs, &cotangent, |q, k, v| new(&q).advance([q, k, v], None, &options));
+        let by_runs = with_gradients(&inputs, &cotangent, |q, k, v| {
+            advance_by_runs(&mut new(&q), [q, k, v], None, &options, run, StateGradient::Left)
+        });
+        assert_all_close(&format!("T = {t}, runs of {run}"), &by_runs, &whole, 1e-10);
     });
 }
 
