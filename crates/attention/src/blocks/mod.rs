@@ -4,6 +4,7 @@ mod decayed_product;
 mod mlp;
 mod norm;
 mod rotary;
+pub(crate) mod simd;
 
 #[expect(unused_imports)]
 pub(crate) use decayed_product::decayed_product;

@@ -1,12 +1,15 @@
 use burn::{
     module::Module,
     nn::{Linear, LinearConfig},
-    tensor::{Bool, Device, Int, Tensor},
+    tensor::{Bool, Device, Tensor},
 };
 use serde::{Deserialize, Serialize};
 
-use super::op::{SoftmaxOptions, softmax_attention};
-use crate::{Error, LayerPlace, MixerMemory, Result, SequenceMixer, blocks::rotary};
+use super::{
+    op::{SoftmaxOptions, softmax_attention},
+    state::SoftmaxState,
+};
+use crate::{Error, LayerPlace, Result, SequenceMixer, blocks::rotary};
 
 /// Configuration of [`SoftmaxAttention`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,30 +74,15 @@ pub struct SoftmaxAttention {
     rotary_base: Option<f64>,
 }
 
-/// Keys and values of the tokens so far.
-#[derive(Clone, Debug)]
-pub struct SoftmaxState {
-    /// `[B, G, S, K]`, rotated.
-    pub keys: Tensor<4>,
-    /// `[B, G, S, K]`
-    pub values: Tensor<4>,
-    /// Number of tokens so far.
-    pub position: usize,
-}
-
 impl SoftmaxAttention {
     /// Queries, keys and values of the tokens from `position` on. `[B, heads, T, K]` each.
     fn project(&self, x: Tensor<3>, position: usize) -> [Tensor<4>; 3] {
         let [b, t, d] = x.dims();
         let width = d / self.heads;
-        let qkv = self.qkv_proj.forward(x);
-        let mut start = 0;
-        let mut part = |heads: usize| {
-            let x = qkv.clone().narrow(2, start, heads * width);
-            start += heads * width;
-            x.reshape([b, t, heads, width]).swap_dims(1, 2)
-        };
-        let [q, k, v] = [part(self.heads), part(self.kv_heads), part(self.kv_heads)];
+        let qkv = self.qkv_proj.forward(x).reshape([b, t, self.heads + 2 * self.kv_heads, width]);
+        // Views, which the operation reads where they lie.
+        let part = |start: usize, heads: usize| qkv.clone().narrow(2, start, heads).swap_dims(1, 2);
+        let [q, k, v] = [part(0, self.heads), part(self.heads, self.kv_heads), part(self.heads + self.kv_heads, self.kv_heads)];
         match self.rotary_base {
             Some(base) => [rotary(q, position, base), rotary(k, position, base), v],
             None => [q, k, v],
@@ -118,20 +106,14 @@ impl SequenceMixer for SoftmaxAttention {
     }
 
     fn state(&self, batch: usize) -> SoftmaxState {
-        let device = self.out_proj.weight.val().device();
-        let [d, _] = self.out_proj.weight.val().dims();
-        let empty = || Tensor::zeros([batch, self.kv_heads, 0, d / self.heads], &device);
-        SoftmaxState { keys: empty(), values: empty(), position: 0 }
+        let weight = self.out_proj.weight.val();
+        SoftmaxState::new([batch, self.kv_heads, weight.dims()[0] / self.heads], &weight)
     }
 
     fn prefill(&self, x: Tensor<3>, state: &mut SoftmaxState) -> Tensor<3> {
-        let [_, t, _] = x.dims();
-        let [q, k, v] = self.project(x, state.position);
-        let append = |old: &Tensor<4>, new: Tensor<4>| if old.dims()[2] == 0 { new } else { Tensor::cat(vec![old.clone(), new], 2) };
-        state.keys = append(&state.keys, k);
-        state.values = append(&state.values, v);
-        state.position += t;
-        self.attend(q, state.keys.clone(), state.values.clone(), None)
+        let [q, k, v] = self.project(x, state.len());
+        let [k, v] = state.append(k, v);
+        self.attend(q, k, v, None)
     }
 
     fn step(&self, x: Tensor<2>, state: &mut SoftmaxState) -> Tensor<2> {
@@ -143,16 +125,5 @@ impl SequenceMixer for SoftmaxAttention {
         let projections = 2 * d * projected + 2 * d * d;
         // Half of the pairs of a causal matrix, q·k and p·v.
         projections as f64 + 2.0 * (context + 1) as f64 * d as f64
-    }
-}
-
-impl MixerMemory for SoftmaxState {
-    fn bytes(&self) -> usize {
-        [&self.keys, &self.values].iter().map(|t| t.dims().iter().product::<usize>() * t.dtype().size()).sum()
-    }
-
-    fn select(&self, indices: &Tensor<1, Int>) -> Self {
-        let select = |t: &Tensor<4>| t.clone().select(0, indices.clone());
-        Self { keys: select(&self.keys), values: select(&self.values), position: self.position }
     }
 }
