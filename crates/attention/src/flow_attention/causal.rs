@@ -186,12 +186,11 @@ impl FlowState {
     /// n_i of the next `t` tokens, at least 1. `[B, 1, T, 1]`
     fn count(&self, t: usize, hidden: Option<&Tensor<4, Bool>>) -> Tensor<4> {
         let dtype = self.tokens.dtype();
-        match hidden {
-            Some(hidden) => prefix_sum(hidden.clone().bool_not().float().cast(dtype), self.tokens.clone()).0.clamp_min(1.0),
-            None => {
-                let index = Tensor::<1, Int>::arange(1..t as i64 + 1, &self.tokens.device()).float().cast(dtype);
-                index.reshape([1, 1, t, 1]) + self.tokens.clone()
-            }
+        if let Some(hidden) = hidden {
+            prefix_sum(hidden.clone().bool_not().float().cast(dtype), self.tokens.clone()).0.clamp_min(1.0)
+        } else {
+            let index = Tensor::<1, Int>::arange(1..t as i64 + 1, &self.tokens.device()).float().cast(dtype);
+            index.reshape([1, 1, t, 1]) + self.tokens.clone()
         }
     }
 }
