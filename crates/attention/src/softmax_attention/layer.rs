@@ -1,5 +1,5 @@
 use burn::{
-    module::Module,
+    module::{Initializer, Module, Param},
     nn::{Linear, LinearConfig},
     tensor::{Bool, Device, Tensor},
 };
@@ -23,15 +23,19 @@ pub struct SoftmaxAttentionConfig {
     /// Base of the rotary position encoding of queries and keys; `None` = no encoding.
     #[serde(default)]
     pub rotary_base: Option<f64>,
+    /// Largest distance of a query from a key that has a learned number of its own, per head, added to the scores; farther keys share the
+    /// last. `None` = no such bias.
+    #[serde(default)]
+    pub relative_bias: Option<usize>,
     /// Whether the projections have biases.
     #[serde(default)]
     pub bias: bool,
 }
 
 impl SoftmaxAttentionConfig {
-    /// As many key/value heads as query heads, rotary positions of base 10000, no biases.
+    /// As many key/value heads as query heads, rotary positions of base 10000 and no others, no biases.
     pub fn new(heads: usize) -> Self {
-        Self { heads, kv_heads: None, rotary_base: Some(10_000.0), bias: false }
+        Self { heads, kv_heads: None, rotary_base: Some(10_000.0), relative_bias: None, bias: false }
     }
 
     /// The layer for width `d_model`.
@@ -48,13 +52,14 @@ impl SoftmaxAttentionConfig {
             return Err(Error::argument(OP, "kv_heads", format!("a divisor of heads = {}", self.heads), kv_heads));
         }
         let width = d_model / self.heads;
-        if self.rotary_base.is_some() && width % 2 != 0 {
+        if self.rotary_base.is_some() && !width.is_multiple_of(2) {
             return Err(Error::argument(OP, "heads", "such that d_model / heads is even for rotary positions", self.heads));
         }
         let linear = |from, to| LinearConfig::new(from, to).with_bias(self.bias).init(device);
         Ok(SoftmaxAttention {
             qkv_proj: linear(d_model, (self.heads + 2 * kv_heads) * width),
             out_proj: linear(d_model, d_model),
+            relative_bias: self.relative_bias.map(|farthest| Initializer::Zeros.init([self.heads, farthest + 1], device)),
             heads: self.heads,
             kv_heads,
             rotary_base: self.rotary_base,
@@ -69,6 +74,8 @@ pub struct SoftmaxAttention {
     pub qkv_proj: Linear,
     /// Back to the width of the model.
     pub out_proj: Linear,
+    /// What is added to the scores by distance, zeros at first. `[H, farthest + 1]`
+    pub relative_bias: Option<Param<Tensor<2>>>,
     heads: usize,
     kv_heads: usize,
     rotary_base: Option<f64>,
@@ -91,7 +98,12 @@ impl SoftmaxAttention {
 
     fn attend(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
         let [b, h, t, width] = q.dims();
-        let options = SoftmaxOptions { causal: true, key_padding: padding, ..Default::default() };
+        let options = SoftmaxOptions {
+            causal: true,
+            key_padding: padding,
+            distance_bias: self.relative_bias.as_ref().map(Param::val),
+            ..Default::default()
+        };
         let (o, _) = softmax_attention(q, k, v, options).expect("the projections give matching shapes");
         self.out_proj.forward(o.swap_dims(1, 2).reshape([b, t, h * width]))
     }

@@ -19,11 +19,14 @@ pub struct SoftmaxOptions {
     pub key_padding: Option<Tensor<2, Bool>>,
     /// Added to the scaled scores: `[B or 1, H or 1, T or 1, S]`. Its gradient is computed.
     pub bias: Option<Tensor<4>>,
+    /// Added to the scaled scores by distance: `[H, N]`, for query t and key s the number `|t + S − T − s|` of its head, the last for
+    /// distances of N − 1 and more. Its gradient is computed. Unlike a `bias` it needs no T×S matrix.
+    pub distance_bias: Option<Tensor<2>>,
 }
 
 /// Multi-head softmax attention with grouped key/value heads: query head h reads key/value head `h / (H/G)`.
 ///
-/// `o_t = Σ_s p_ts v_s`, `p_ts = exp(x_ts − lse_t)`, `lse_t = ln Σ_s exp(x_ts)`, `x_ts = scale · q_t · k_s + bias_ts`, sums over the keys
+/// `o_t = Σ_s p_ts v_s`, `p_ts = exp(x_ts − lse_t)`, `lse_t = ln Σ_s exp(x_ts)`, `x_ts = scale · q_t · k_s + biases`, sums over the keys
 /// that are not hidden. A query that sees no key gives zeros, the log-sum-exp −∞ and gradients of zeros. Both outputs are differentiable.
 ///
 /// O(T·S·(K+V)) time; O(T + S) memory per head beside inputs and outputs, in training too: no T×S matrix is stored. On the CPU in f32 by
@@ -39,16 +42,18 @@ pub struct SoftmaxOptions {
 pub fn softmax_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: SoftmaxOptions) -> Result<(Tensor<4>, Tensor<3>)> {
     check(&q, &k, &v, &options)?;
     let dtype = q.dtype();
-    let SoftmaxOptions { causal, scale, key_padding, bias } = options;
+    let SoftmaxOptions { causal, scale, key_padding, bias, distance_bias } = options;
     let scale = scale.unwrap_or_else(|| 1.0 / (q.dims()[3] as f64).sqrt());
     // The CPU has no arithmetic in half precision.
     let cast = matches!(dtype, DType::F16 | DType::BF16) && matches!(q.device().inner().as_dispatch(), DispatchDevice::Flex(_));
     let place = |x: Tensor<4>| if cast { x.cast(DType::F32) } else { x }.into_dispatch();
+    let distance_bias = distance_bias.map(|x| if cast { x.cast(DType::F32) } else { x }.into_dispatch());
     let inputs = Inputs {
         q: place(q),
         k: place(k),
         v: place(v),
         bias: Maybe::new(bias.map(place)),
+        distances: Maybe::new(distance_bias),
         padding: key_padding.map_or(MaybeBool::None, |padding| MaybeBool::Some(padding.into_dispatch())),
     };
     let (o, lse) = <Dispatch as SoftmaxKernel>::softmax_forward(inputs, Options { causal, scale });
@@ -85,11 +90,18 @@ fn check(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, options: &SoftmaxOptions) 
             return Err(Error::argument(OP, "bias", want, format!("{:?}", bias.dims())));
         }
     }
-    for (arg, x) in [("k", Some(k)), ("v", Some(v)), ("bias", options.bias.as_ref())] {
-        if let Some(x) = x
-            && x.dtype() != q.dtype()
+    if let Some(biases) = &options.distance_bias
+        && (biases.dims()[0] != h || biases.dims()[1] == 0)
+    {
+        return Err(Error::argument(OP, "distance_bias", format!("of shape [{h}, at least 1]"), format!("{:?}", biases.dims())));
+    }
+    let bias = options.bias.as_ref().map(Tensor::dtype);
+    let distance_bias = options.distance_bias.as_ref().map(Tensor::dtype);
+    for (arg, dtype) in [("k", Some(k.dtype())), ("v", Some(v.dtype())), ("bias", bias), ("distance_bias", distance_bias)] {
+        if let Some(dtype) = dtype
+            && dtype != q.dtype()
         {
-            return Err(Error::argument(OP, arg, format!("of the float type of `q`, {:?}", q.dtype()), format!("{:?}", x.dtype())));
+            return Err(Error::argument(OP, arg, format!("of the float type of `q`, {:?}", q.dtype()), format!("{dtype:?}")));
         }
     }
     Ok(())

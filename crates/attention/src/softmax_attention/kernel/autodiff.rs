@@ -27,22 +27,30 @@ impl<B: SoftmaxKernel, C: CheckpointStrategy> SoftmaxKernel for Autodiff<B, C> {
             MaybeBool::Some(padding) => MaybeBool::Some(padding),
             MaybeBool::None => MaybeBool::None,
         };
-        match inputs.bias {
-            Maybe::Some(bias) => {
-                let (bias, node_bias) = bias.into_parts();
-                let inputs = Inputs { q, k, v, bias: Maybe::Some(bias), padding };
-                attend::<B, C, 4>([node_q, node_k, node_v, node_bias], inputs, options)
+        let split = |x: Maybe<Self>| match x {
+            Maybe::Some(x) => {
+                let (x, node) = x.into_parts();
+                (Maybe::Some(x), Some(node))
             }
-            Maybe::None => attend::<B, C, 3>([node_q, node_k, node_v], Inputs { q, k, v, bias: Maybe::None, padding }, options),
-        }
+            Maybe::None => (Maybe::None, None),
+        };
+        let ((bias, node_bias), (distances, node_distances)) = (split(inputs.bias), split(inputs.distances));
+        let inputs = Inputs { q, k, v, bias, distances, padding };
+        let [o, lse] = match (node_bias, node_distances) {
+            (None, None) => attend::<B, C, 3>([node_q, node_k, node_v], inputs, options),
+            (Some(node), None) | (None, Some(node)) => attend::<B, C, 4>([node_q, node_k, node_v, node], inputs, options),
+            (Some(a), Some(b)) => attend::<B, C, 5>([node_q, node_k, node_v, a, b], inputs, options),
+        };
+        (o, lse)
     }
 }
 
+/// The parents are queries, keys, values and those of bias and bias by distance that there are.
 fn attend<B: SoftmaxKernel, C: CheckpointStrategy, const N: usize>(
     parents: [NodeGuard; N],
     inputs: Inputs<B>,
     options: Options,
-) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+) -> [FloatTensor<Autodiff<B, C>>; 2] {
     let slot = Slot::<B>::default();
     let (o, lse) = B::softmax_forward(inputs.clone(), options);
     let o = match AttentionBackward.prepare::<C>(parents).compute_bound().stateful() {
@@ -56,7 +64,7 @@ fn attend<B: SoftmaxKernel, C: CheckpointStrategy, const N: usize>(
         OpsKind::Tracked(prep) => prep.finish(slot, lse),
         OpsKind::UnTracked(prep) => prep.finish(lse),
     };
-    (o, lse)
+    [o, lse]
 }
 
 /// Where the node of the log-sum-exp leaves its cotangent for the node of the output.
@@ -85,9 +93,13 @@ impl<B: SoftmaxKernel, const N: usize> Backward<B, N> for AttentionBackward {
         let d_o = if d_o.shape() == o.shape() { Maybe::Some(d_o) } else { Maybe::None };
         let d_lse = d_lse.lock().ok().and_then(|mut slot| slot.take());
         let parents: [Option<NodeId>; N] = ops.parents.map(|node| node.map(|node| node.id));
-        let wanted = std::array::from_fn(|i| parents.get(i).is_some_and(Option::is_some));
-        let gradients = B::softmax_backward(inputs, options, Saved { o, lse, d_o, d_lse: Maybe::new(d_lse) }, wanted);
-        for (parent, gradient) in parents.into_iter().zip([gradients.q, gradients.k, gradients.v, gradients.bias]) {
+        let present = [true, true, true, matches!(inputs.bias, Maybe::Some(_)), matches!(inputs.distances, Maybe::Some(_))];
+        let mut parents = parents.into_iter();
+        let parents = present.map(|present| if present { parents.next().flatten() } else { None });
+        let saved = Saved { o, lse, d_o, d_lse: Maybe::new(d_lse) };
+        let gradients = B::softmax_backward(inputs, options, saved, parents.map(|parent| parent.is_some()));
+        let gradients = [gradients.q, gradients.k, gradients.v, gradients.bias, gradients.distances];
+        for (parent, gradient) in parents.into_iter().zip(gradients) {
             if let (Some(parent), Maybe::Some(gradient)) = (parent, gradient) {
                 tape.register::<B>(parent, gradient);
             }

@@ -55,6 +55,9 @@ pub(crate) struct Inputs<B: Backend> {
     /// `[B or 1, H or 1, T or 1, S]`
     #[extension_type]
     pub(crate) bias: Maybe<B>,
+    /// Bias by distance: `[H, N]`, the last for N − 1 and more.
+    #[extension_type]
+    pub(crate) distances: Maybe<B>,
     /// `[B, S]`, `true` = hidden.
     #[extension_type]
     pub(crate) padding: MaybeBool<B>,
@@ -99,6 +102,9 @@ pub(crate) struct Gradients<B: Backend> {
     /// Of the bias.
     #[extension_type]
     pub(crate) bias: Maybe<B>,
+    /// Of the bias by distance.
+    #[extension_type]
+    pub(crate) distances: Maybe<B>,
 }
 
 /// Attention forward and backward without a T×S matrix. Both have a body in tensor operations, block of queries by block of queries,
@@ -110,12 +116,12 @@ pub(crate) trait SoftmaxKernel: Backend {
         query_blocks::forward::<Self>(inputs, options)
     }
 
-    /// The gradients of queries, keys, values and bias, those that are `wanted`.
+    /// The gradients of queries, keys, values, bias and bias by distance, those that are `wanted`.
     fn softmax_backward(
         #[extension_type] inputs: Inputs<Self>,
         options: Options,
         #[extension_type] saved: Saved<Self>,
-        wanted: [bool; 4],
+        wanted: [bool; 5],
     ) -> Gradients<Self> {
         query_blocks::backward::<Self>(inputs, options, saved, wanted)
     }
@@ -129,7 +135,7 @@ impl SoftmaxKernel for Flex {
         }
     }
 
-    fn softmax_backward(inputs: Inputs<Self>, options: Options, saved: Saved<Self>, wanted: [bool; 4]) -> Gradients<Self> {
+    fn softmax_backward(inputs: Inputs<Self>, options: Options, saved: Saved<Self>, wanted: [bool; 5]) -> Gradients<Self> {
         match inputs.q.dtype() {
             DType::F32 => cpu::softmax_backward(inputs, options, saved, wanted),
             _ => query_blocks::backward::<Self>(inputs, options, saved, wanted),

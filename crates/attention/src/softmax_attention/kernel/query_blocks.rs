@@ -5,8 +5,11 @@
 use std::ops::Range;
 
 use burn::{
-    backend::{Backend, TensorMetadata, tensor::FloatTensor},
-    tensor::{DType, FloatDType, Shape, Slice, TensorData},
+    backend::{
+        Backend, TensorMetadata,
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::{DType, FloatDType, IndexingUpdateOp, Shape, Slice, TensorData},
 };
 
 use super::{Gradients, Inputs, Maybe, MaybeBool, Options, Saved};
@@ -46,10 +49,10 @@ pub(super) fn forward<B: Backend>(inputs: Inputs<B>, options: Options) -> (Float
     (B::float_cat(out, 2), lse)
 }
 
-pub(super) fn backward<B: Backend>(inputs: Inputs<B>, options: Options, saved: Saved<B>, wanted: [bool; 4]) -> Gradients<B> {
+pub(super) fn backward<B: Backend>(inputs: Inputs<B>, options: Options, saved: Saved<B>, wanted: [bool; 5]) -> Gradients<B> {
     let attention = Attention::<B>::new(inputs, options);
-    let Inputs { q, k, v, bias, .. } = attention.inputs.clone();
-    let bias = bias.into_option();
+    let Inputs { q, k, v, bias, distances, .. } = attention.inputs.clone();
+    let (bias, distances) = (bias.into_option(), distances.into_option());
     let [b, h, t, _] = dims::<B>(&q);
     let device = q.device();
     let zeros = |like: &FloatTensor<B>, dtype| B::float_zeros(like.shape(), &device, dtype);
@@ -57,6 +60,7 @@ pub(super) fn backward<B: Backend>(inputs: Inputs<B>, options: Options, saved: S
     let column = |x: FloatTensor<B>| B::float_cast(B::float_reshape(x, Shape::new([b, h, t, 1])), attention.wide);
     let mut sums = Sums::<B> { q: zeros(&q, attention.dtype), k: zeros(&k, attention.wide), v: zeros(&v, attention.wide) };
     let mut d_bias = bias.as_ref().map(|bias| zeros(bias, attention.wide));
+    let mut d_distances = distances.as_ref().map(|distances| zeros(distances, attention.wide));
     if b * h * t * dims::<B>(&k)[2] > 0 {
         let product = B::float_mul(B::float_cast(d_o.clone(), attention.wide), B::float_cast(saved.o, attention.wide));
         let mut delta = B::float_sum_dim(product, 3);
@@ -77,7 +81,15 @@ pub(super) fn backward<B: Backend>(inputs: Inputs<B>, options: Options, saved: S
             if wanted[3]
                 && let Some(sum) = d_bias.take()
             {
-                d_bias = Some(attention.add_to_bias(sum, d_scores.clone(), &block, &keys));
+                d_bias = Some(add_to_bias::<B>(sum, d_scores.clone(), &block, &keys));
+            }
+            if wanted[4]
+                && let Some(sum) = d_distances.take()
+            {
+                let part = B::float_sum_dim(d_scores.clone(), 0);
+                let part = B::float_reshape(part, Shape::new([h, block.len() * keys.len()]));
+                let index = attention.distances(sum.shape()[1], &block, &keys);
+                d_distances = Some(B::float_select_assign(sum, 1, index, part, IndexingUpdateOp::Add));
             }
             let scaled = B::float_mul_scalar(d_scores, options.scale.into());
             if wanted[2] {
@@ -98,6 +110,7 @@ pub(super) fn backward<B: Backend>(inputs: Inputs<B>, options: Options, saved: S
         k: give(wanted[1], sums.k),
         v: give(wanted[2], sums.v),
         bias: d_bias.map_or(Maybe::None, |x| give(wanted[3], x)),
+        distances: d_distances.map_or(Maybe::None, |x| give(wanted[4], x)),
     }
 }
 
@@ -136,15 +149,21 @@ impl<B: Backend> Attention<B> {
 
     /// `[B, H, C, S]`, −∞ where hidden.
     fn scores(&self, block: &Range<usize>, keys: &Range<usize>) -> FloatTensor<B> {
-        let Inputs { q, k, bias, padding, .. } = self.inputs.clone();
+        let Inputs { q, k, bias, distances, padding, .. } = self.inputs.clone();
         let (t, s) = (dims::<B>(&q)[2], dims::<B>(&k)[2]);
         let device = q.device();
-        let scaled = B::float_mul_scalar(cut::<B>(q, 2, block), self.options.scale.into());
+        let scaled = B::float_mul_scalar(cut::<B>(q.clone(), 2, block), self.options.scale.into());
         let scores = self.times(scaled, B::float_swap_dims(cut::<B>(k, 2, keys), 2, 3));
         let mut scores = B::float_cast(scores, self.wide);
         if let Maybe::Some(bias) = bias {
             let bias = cut::<B>(bias, 3, keys);
             let bias = if dims::<B>(&bias)[2] == 1 { bias } else { cut::<B>(bias, 2, block) };
+            scores = B::float_add(scores, B::float_cast(bias, self.wide));
+        }
+        if let Maybe::Some(distances) = distances {
+            let ([_, h, _, _], count) = (dims::<B>(&q), distances.shape()[1]);
+            let bias = B::float_select(distances, 1, self.distances(count, block, keys));
+            let bias = B::float_reshape(bias, Shape::new([1, h, block.len(), keys.len()]));
             scores = B::float_add(scores, B::float_cast(bias, self.wide));
         }
         if self.options.causal && block.start + s < t + keys.len() {
@@ -160,6 +179,17 @@ impl<B: Backend> Attention<B> {
             scores = B::float_mask_fill(scores, padding, f64::NEG_INFINITY.into());
         }
         scores
+    }
+
+    /// Which of `count` biases each query of the block has for each key. `[C · S]`
+    fn distances(&self, count: usize, block: &Range<usize>, keys: &Range<usize>) -> IntTensor<B> {
+        let Inputs { q, k, .. } = &self.inputs;
+        let (t, s) = (dims::<B>(q)[2], dims::<B>(k)[2]);
+        #[allow(clippy::cast_possible_wrap, reason = "below the number of biases")]
+        let distance = |i: usize, j: usize| (i + s).abs_diff(t + j).min(count - 1) as i32;
+        let distances: Vec<i32> = block.clone().flat_map(|i| keys.clone().map(move |j| distance(i, j))).collect();
+        let len = distances.len();
+        B::int_from_data(TensorData::new(distances, [len]), &q.device())
     }
 
     /// `[B, H, C, X] → [B, G, H/G · C, X]`: the heads that share a key/value head as more queries of it.
@@ -184,20 +214,20 @@ impl<B: Backend> Attention<B> {
         let weights = B::float_swap_dims(self.grouped(B::float_cast(weights, self.dtype)), 2, 3);
         B::float_cast(B::float_matmul(weights, self.grouped(y)), self.wide)
     }
+}
 
-    /// Adds the gradient of a block of scores to that of the bias.
-    fn add_to_bias(&self, sum: FloatTensor<B>, mut part: FloatTensor<B>, block: &Range<usize>, keys: &Range<usize>) -> FloatTensor<B> {
-        let [b, h, t, s] = dims::<B>(&sum);
-        for (dim, size) in [(0, b), (1, h), (2, t)] {
-            if size == 1 {
-                part = B::float_sum_dim(part, dim);
-            }
+/// Adds the gradient of a block of scores to that of the bias.
+fn add_to_bias<B: Backend>(sum: FloatTensor<B>, mut part: FloatTensor<B>, block: &Range<usize>, keys: &Range<usize>) -> FloatTensor<B> {
+    let [b, h, t, s] = dims::<B>(&sum);
+    for (dim, size) in [(0, b), (1, h), (2, t)] {
+        if size == 1 {
+            part = B::float_sum_dim(part, dim);
         }
-        let rows = if t == 1 { 0..1 } else { block.clone() };
-        let at = [Slice::from(0..b), Slice::from(0..h), Slice::from(rows), Slice::from(keys.start..keys.end.min(s))];
-        let old = B::float_slice(sum.clone(), &at);
-        B::float_slice_assign(sum, &at, B::float_add(old, part))
     }
+    let rows = if t == 1 { 0..1 } else { block.clone() };
+    let at = [Slice::from(0..b), Slice::from(0..h), Slice::from(rows), Slice::from(keys.start..keys.end.min(s))];
+    let old = B::float_slice(sum.clone(), &at);
+    B::float_slice_assign(sum, &at, B::float_add(old, part))
 }
 
 fn dims<B: Backend>(x: &FloatTensor<B>) -> [usize; 4] {

@@ -1,6 +1,6 @@
 use burn::{
     module::Module,
-    tensor::{Bool, Device, Int, Tensor, TensorData},
+    tensor::{Bool, Device, Distribution, Int, Tensor, TensorData},
 };
 use regard_testkit::{Sampler, assert_close, cpu, devices, relative_error, three_way};
 
@@ -11,7 +11,10 @@ use crate::{
 
 fn layer(config: &SoftmaxAttentionConfig, width: usize, device: &Device) -> SoftmaxAttention {
     device.seed(7);
-    config.init(width, LayerPlace::ONLY, device).unwrap()
+    let mut layer = config.init(width, LayerPlace::ONLY, device).unwrap();
+    // Zeros at first, which would show nothing.
+    layer.relative_bias = layer.relative_bias.map(|bias| bias.map(|x| x.random_like(Distribution::Default)));
+    layer
 }
 
 fn configs() -> Vec<SoftmaxAttentionConfig> {
@@ -19,6 +22,7 @@ fn configs() -> Vec<SoftmaxAttentionConfig> {
         SoftmaxAttentionConfig::new(4),
         SoftmaxAttentionConfig { kv_heads: Some(2), bias: true, ..SoftmaxAttentionConfig::new(4) },
         SoftmaxAttentionConfig { kv_heads: Some(1), rotary_base: None, ..SoftmaxAttentionConfig::new(4) },
+        SoftmaxAttentionConfig { relative_bias: Some(5), rotary_base: None, ..SoftmaxAttentionConfig::new(4) },
     ]
 }
 
@@ -115,7 +119,8 @@ fn the_cache_grows_by_doubling() {
 #[test]
 fn every_parameter_gets_a_gradient() {
     let device = cpu().autodiff();
-    let layer = layer(&SoftmaxAttentionConfig { bias: true, ..SoftmaxAttentionConfig::new(2) }, 12, &device);
+    let config = SoftmaxAttentionConfig { bias: true, relative_bias: Some(3), ..SoftmaxAttentionConfig::new(2) };
+    let layer = config.init(12, LayerPlace::ONLY, &device).unwrap();
     let x = Sampler::new(8).tensor([2, 9, 12], -1.0, 1.0).f32(&device);
     let grads = layer.forward(x, None).powf_scalar(2.0).sum().backward();
     for linear in [&layer.qkv_proj, &layer.out_proj] {
@@ -123,7 +128,8 @@ fn every_parameter_gets_a_gradient() {
         assert!(weight.abs().sum().into_scalar::<f32>() > 0.0);
         assert!(linear.bias.as_ref().unwrap().val().grad(&grads).is_some());
     }
-    assert_eq!(layer.num_params(), 12 * 36 + 36 + 12 * 12 + 12);
+    assert!(layer.relative_bias.as_ref().unwrap().val().grad(&grads).unwrap().abs().sum().into_scalar::<f32>() > 0.0);
+    assert_eq!(layer.num_params(), 12 * 36 + 36 + 12 * 12 + 12 + 2 * 4);
 }
 
 #[test]

@@ -198,6 +198,8 @@ fn shapes_and_types_that_disagree_are_errors() {
         error(q, k, v, options),
         format!("{of}`bias` must be broadcastable along batch, heads and queries to [2, 4, 5, 6], got [2, 4, 5, 1]")
     );
+    let options = SoftmaxOptions { distance_bias: Some(Tensor::zeros([4, 0], &cpu())), ..plain() };
+    assert_eq!(error(q, k, v, options), format!("{of}`distance_bias` must be of shape [4, at least 1], got [4, 0]"));
     let error = softmax_attention(x(q), x(k).cast(DType::F64), x(v), plain()).unwrap_err().to_string();
     assert_eq!(error, format!("{of}`k` must be of the float type of `q`, F32, got F64"));
 }

@@ -11,6 +11,7 @@ pub(super) struct Case {
     pub(super) k: Draw<4>,
     pub(super) v: Draw<4>,
     pub(super) bias: Option<Draw<4>>,
+    distances: Option<Draw<2>>,
     pub(super) padding: Option<(Vec<bool>, [usize; 2])>,
     pub(super) causal: bool,
     scale: Option<f64>,
@@ -39,6 +40,10 @@ impl Case {
             k: s.tensor([b, g, n, k], -2.0, 2.0),
             v: s.tensor([b, g, n, v], -1.0, 1.0),
             bias: s.flip().then(|| s.tensor(bias_dims, -3.0, 3.0)),
+            distances: (s.size(0, 2) == 0).then(|| {
+                let count = s.size(1, 30);
+                s.tensor([h, count], -2.0, 2.0)
+            }),
             padding,
             causal,
             scale: s.flip().then(|| s.uniform(0.1, 1.0)),
@@ -54,7 +59,7 @@ impl Case {
     }
 
     /// The definition, with keys and values of the groups repeated.
-    fn definition(&self, inputs: &[Tensor<4>]) -> (Tensor<4>, Tensor<3>) {
+    fn definition(&self, inputs: &[Tensor<4>], distances: Option<Tensor<2>>) -> (Tensor<4>, Tensor<3>) {
         let [q, k, v] = [0, 1, 2].map(|i| inputs[i].clone());
         let ([b, h, t, width], [_, g, s, _]) = (q.dims(), k.dims());
         let repeated = |x: Tensor<4>| {
@@ -72,25 +77,36 @@ impl Case {
             hidden = hidden.bool_or(padding.reshape([b, 1, 1, s]).expand([b, h, t, s]));
         }
         let scale = self.scale.unwrap_or(1.0 / (width as f64).sqrt());
-        reference::dense(q, repeated(k), repeated(v), scale, inputs.get(3).cloned(), Some(hidden))
+        let mut bias = inputs.get(3).map(|bias| bias.clone().expand([b, h, t, s]));
+        if let Some(distances) = distances {
+            let last = distances.dims()[1] - 1;
+            let index: Vec<i64> = (0..t * s).map(|at| (at / s + s).abs_diff(t + at % s).min(last) as i64).collect();
+            let index = Tensor::<1, Int>::from_data(TensorData::new(index, [t * s]), &device);
+            let part = distances.select(1, index).reshape([1, h, t, s]).expand([b, h, t, s]);
+            bias = Some(bias.map_or(part.clone(), |bias| bias + part.clone()));
+        }
+        reference::dense(q, repeated(k), repeated(v), scale, bias, Some(hidden))
     }
 
-    fn operation(&self, inputs: &[Tensor<4>]) -> (Tensor<4>, Tensor<3>) {
+    fn operation(&self, inputs: &[Tensor<4>], distance_bias: Option<Tensor<2>>) -> (Tensor<4>, Tensor<3>) {
         let options = SoftmaxOptions {
             causal: self.causal,
             scale: self.scale,
             key_padding: self.padding(&inputs[0].device()),
             bias: inputs.get(3).cloned(),
+            distance_bias,
         };
         softmax_attention(inputs[0].clone(), inputs[1].clone(), inputs[2].clone(), options).unwrap()
     }
 
     /// Output, finite log-sum-exps and the gradients of all inputs, in f64.
-    fn results(&self, dtype: DType, f: impl Fn(&[Tensor<4>]) -> (Tensor<4>, Tensor<3>)) -> (Vec<Tensor<4>>, Tensor<3>) {
+    fn results(&self, dtype: DType, f: impl Fn(&[Tensor<4>], Option<Tensor<2>>) -> (Tensor<4>, Tensor<3>)) -> (Vec<Tensor<4>>, Tensor<3>) {
         let device = cpu().autodiff();
         let place = |x: &Draw<4>| if dtype == DType::F64 { x.f64(&device) } else { x.f32(&device).cast(dtype) };
         let inputs: Vec<_> = [&self.q, &self.k, &self.v].into_iter().chain(&self.bias).map(|x| place(x).require_grad()).collect();
-        let (o, lse) = f(&inputs);
+        let distances = self.distances.as_ref();
+        let distances = distances.map(|x| if dtype == DType::F64 { x.f64(&device) } else { x.f32(&device).cast(dtype) }.require_grad());
+        let (o, lse) = f(&inputs, distances.clone());
         let blind = lse.clone().is_inf();
         let lse = lse.mask_fill(blind, 0.0).cast(DType::F64);
         let mut loss = Tensor::<1>::zeros([1], (&device, DType::F64));
@@ -102,17 +118,20 @@ impl Case {
         }
         let grads = loss.backward();
         let zero = |x: &Tensor<4>| Tensor::zeros(x.dims(), (&cpu(), dtype));
-        let grads = inputs.iter().map(|x| x.grad(&grads).unwrap_or_else(|| zero(x)));
+        let of_distances = distances.map(|x| x.grad(&grads).map_or(Tensor::zeros([1; 4], (&cpu(), dtype)), Tensor::unsqueeze));
+        let grads = inputs.iter().map(|x| x.grad(&grads).unwrap_or_else(|| zero(x))).chain(of_distances);
         let results = std::iter::once(o.inner()).chain(grads).map(|x| x.cast(DType::F64)).collect();
         (results, lse.inner())
     }
 
     fn check(&self, dtype: DType, tolerance: f64) {
-        let (want, want_lse) = self.results(DType::F64, |x| self.definition(x));
-        let (got, got_lse) = self.results(dtype, |x| self.operation(x));
+        let (want, want_lse) = self.results(DType::F64, |x, distances| self.definition(x, distances));
+        let (got, got_lse) = self.results(dtype, |x, distances| self.operation(x, distances));
         assert_close("lse", &got_lse, &want_lse, tolerance);
         let largest = want.iter().skip(1).map(|x| x.clone().abs().max().into_scalar::<f64>()).fold(1e-3, f64::max);
-        for (i, (name, (got, want))) in ["o", "dq", "dk", "dv", "dbias"].iter().zip(got.iter().zip(&want)).enumerate() {
+        for (i, (name, (got, want))) in
+            ["o", "dq", "dk", "dv", "d of a bias", "d of the other bias"].iter().zip(got.iter().zip(&want)).enumerate()
+        {
             // Gradients that cancel to nearly nothing are compared on the scale of the others.
             let scale = if i == 0 { 1.0 } else { largest };
             let error = (got.clone() - want.clone()).abs().max().into_scalar::<f64>() / scale;

@@ -20,6 +20,60 @@ pub(crate) fn bias_backward(problem: &Problem, cotangents: &Cotangents, d_bias: 
     });
 }
 
+/// The gradient of the bias by distance, `[H, N]`: a pass like [`bias_backward`], a task per head of each batch, whose sums are then added
+/// up in the order of the batches.
+pub(crate) fn distances_backward(problem: &Problem, cotangents: &Cotangents, d_distances: &mut [f32]) {
+    let Sizes { b, h, .. } = problem.sizes;
+    let Some(count) = problem.distances.map(|distances| distances.count) else { return };
+    let mut sums = vec![0.0; b * h * count]; // [B, H, N]
+    let target = Target::new(&mut sums, [h * count, count, count], [b, h, 1, count]);
+    let arch = Arch::new();
+    problem.for_each_task(b * h, |task| {
+        arch.dispatch(DistancesTask { problem, cotangents, target: &target, head: (task / h, task % h) });
+    });
+    for batch in sums.chunks_exact(h * count) {
+        for (x, y) in d_distances.iter_mut().zip(batch) {
+            *x += y;
+        }
+    }
+}
+
+struct DistancesTask<'a> {
+    problem: &'a Problem<'a>,
+    cotangents: &'a Cotangents<'a>,
+    target: &'a Target<'a>,
+    head: (usize, usize),
+}
+
+impl WithSimd for DistancesTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { problem, head: (b, h), .. } = self;
+        let Sizes { t, .. } = problem.sizes;
+        // SAFETY: no other task has this head of this batch.
+        let sums = unsafe { self.target.row(b, h, 0) };
+        let last = sums.len() - 1;
+        let mut tiles = Tiles::new(simd, t);
+        for start in (0..t).step_by(QUERIES) {
+            let end = (start + QUERIES).min(t);
+            let keys = problem.visible(end);
+            let queries = Differentiated::new(simd, problem, self.cotangents, (b, h), start..end);
+            for first in keys.clone().step_by(KEYS) {
+                let keys = first..(first + KEYS).min(keys.end);
+                queries.tile(simd, problem, keys.clone(), &mut tiles);
+                let offset = problem.distance(start, first);
+                for (j, column) in tiles.ds.chunks_exact(queries.queries.width).enumerate().take(keys.len()) {
+                    for (i, ds) in column[..end - start].iter().enumerate() {
+                        sums[(i as isize + offset - j as isize).unsigned_abs().min(last)] += ds;
+                    }
+                }
+            }
+        }
+    }
+}
+
 struct Task<'a> {
     problem: &'a Problem<'a>,
     cotangents: &'a Cotangents<'a>,

@@ -57,7 +57,10 @@ impl WithSimd for Task<'_> {
                 *x = dot(simd, q, key) * (problem.scale * LOG2_E);
             }
             if let Some(bias) = problem.bias {
-                bias.add_to(&mut tile[..keys.len()], 1, (b, h), query, 1, first, LOG2_E);
+                bias.add_to(&mut tile[..keys.len()], 1, [b, h, query, first], 1, LOG2_E);
+            }
+            if let Some(distances) = problem.distances {
+                distances.add_to(&mut tile[..keys.len()], 1, h, 1, problem.distance(query, first), LOG2_E);
             }
             if let Some(padding) = problem.padding {
                 for (x, _) in tile.iter_mut().zip(&padding[b * s..][keys.clone()]).filter(|(_, hidden)| **hidden != 0) {
@@ -73,7 +76,9 @@ impl WithSimd for Task<'_> {
                 total = simd.add_f32s(total, *x);
             }
             sum = sum * factor + simd.reduce_sum_f32s(total);
-            out.iter_mut().for_each(|x| *x *= factor);
+            for x in &mut *out {
+                *x *= factor;
+            }
             for (chunk, weights) in tile[..keys.len()].chunks(4).enumerate() {
                 let first = first + 4 * chunk;
                 // SAFETY: the keys are of the view; a missing one of four repeats the first, with weight 0.
@@ -86,7 +91,9 @@ impl WithSimd for Task<'_> {
             }
         }
         let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
-        out.iter_mut().for_each(|x| *x *= inverse);
+        for x in out {
+            *x *= inverse;
+        }
         lse[0] = (highest + sum.log2()) * LN_2;
     }
 }

@@ -11,9 +11,9 @@ use burn::{
 
 use super::{
     backward::{Cotangents, backward, parts},
-    bias::bias_backward,
+    bias::{bias_backward, distances_backward},
     forward::forward,
-    problem::{Bias, Problem, Sizes, Target, View},
+    problem::{Bias, Distances, Problem, Sizes, Target, View},
 };
 use crate::{
     blocks::simd::scratch,
@@ -27,6 +27,7 @@ struct Prepared {
     k: FlexTensor,
     v: FlexTensor,
     bias: Option<FlexTensor>,
+    distances: Option<FlexTensor>,
     padding: Option<FlexTensor>,
 }
 
@@ -39,6 +40,7 @@ impl Prepared {
             k: with_whole_rows(inputs.k),
             v: with_whole_rows(inputs.v),
             bias: inputs.bias.into_option().map(|bias| if strides(&bias).is_some() { bias } else { bias.to_contiguous() }),
+            distances: inputs.distances.into_option().map(|distances| distances.to_contiguous()),
             padding: match inputs.padding {
                 MaybeBool::Some(padding) => Some(padding.to_contiguous()),
                 MaybeBool::None => None,
@@ -57,6 +59,7 @@ impl Prepared {
             k: view(&self.k),
             v: view(&self.v),
             bias,
+            distances: self.distances.as_ref().map(|x| Distances::new(from_start(x), x.shape()[0], x.shape()[1])),
             padding: self.padding.as_ref().map(|padding| &padding.storage::<u8>()[padding.layout().start_offset()..]),
             causal: options.causal,
             scale: options.scale as f32,
@@ -73,7 +76,7 @@ pub(crate) fn softmax_forward(inputs: Inputs<Flex>, options: Options) -> (FlexTe
     (o.finish(), FlexTensor::new(Bytes::from_elems(lse), Layout::contiguous(Shape::new([b, h, t])), DType::F32))
 }
 
-pub(crate) fn softmax_backward(inputs: Inputs<Flex>, options: Options, saved: Saved<Flex>, wanted: [bool; 4]) -> Gradients<Flex> {
+pub(crate) fn softmax_backward(inputs: Inputs<Flex>, options: Options, saved: Saved<Flex>, wanted: [bool; 5]) -> Gradients<Flex> {
     let inputs = Prepared::new(inputs);
     let problem = inputs.problem(options);
     let Sizes { b, h, t, .. } = inputs.sizes;
@@ -88,7 +91,7 @@ pub(crate) fn softmax_backward(inputs: Inputs<Flex>, options: Options, saved: Sa
         d_o: d_o.as_ref().map(view),
         d_lse: d_lse.as_ref().map(|x| View::new(from_start(x), per_query(x), [b, h, t, 1])),
     };
-    let [want_q, want_k, want_v, want_bias] = wanted;
+    let [want_q, want_k, want_v, want_bias, want_distances] = wanted;
     let new = |wanted: bool, like: &FlexTensor| wanted.then(|| NewTensor::like(like, dims(like)));
     let mut d_q: Vec<_> = (0..if want_q { parts(inputs.sizes) } else { 0 }).filter_map(|_| new(true, &inputs.q)).collect();
     let (mut d_k, mut d_v) = (new(want_k, &inputs.k), new(want_v, &inputs.v));
@@ -103,11 +106,18 @@ pub(crate) fn softmax_backward(inputs: Inputs<Flex>, options: Options, saved: Sa
         bias_backward(&problem, &cotangents, &mut gradient, dims);
         FlexTensor::new(Bytes::from_elems(gradient), Layout::contiguous(Shape::new(dims)), DType::F32)
     });
+    let distances = inputs.distances.as_ref().filter(|_| want_distances).map(|distances| {
+        let shape = distances.shape();
+        let mut gradient = vec![0.0; shape.num_elements()];
+        distances_backward(&problem, &cotangents, &mut gradient);
+        FlexTensor::new(Bytes::from_elems(gradient), Layout::contiguous(shape), DType::F32)
+    });
     Gradients {
         q: Maybe::new(d_q.into_iter().map(NewTensor::finish).reduce(Flex::float_add)),
         k: Maybe::new(d_k.map(NewTensor::finish)),
         v: Maybe::new(d_v.map(NewTensor::finish)),
         bias: Maybe::new(bias),
+        distances: Maybe::new(distances),
     }
 }
 

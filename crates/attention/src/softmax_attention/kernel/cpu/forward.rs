@@ -55,7 +55,9 @@ impl WithSimd for Task<'_> {
                 for (row, &factor) in sums.chunks_exact_mut(v.max(1)).zip(&running.factor) {
                     #[allow(clippy::float_cmp, reason = "exactly 1 where the highest score stays")]
                     if factor != 1.0 {
-                        row.iter_mut().for_each(|x| *x *= factor);
+                        for x in row {
+                            *x *= factor;
+                        }
                     }
                 }
             }

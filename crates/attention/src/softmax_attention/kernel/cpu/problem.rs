@@ -112,18 +112,43 @@ impl<'a> Bias<'a> {
         Self { data, strides }
     }
 
-    /// `tile[j, i] += factor · bias[i, j]` for the queries from `q0` on.
+    /// `tile[j, i] += factor · bias[b, h, q + i, k + j]` for the place `[b, h, q, k]`, in the first `rows` lanes.
     #[inline(always)]
-    pub(super) fn add_to(&self, tile: &mut [f32], width: usize, (b, h): (usize, usize), q0: usize, rows: usize, k0: usize, factor: f32) {
-        let [sb, sh, st, ss] = self.strides;
-        let start = b * sb + h * sh + q0 * st + k0 * ss;
+    pub(super) fn add_to(&self, tile: &mut [f32], width: usize, place: [usize; 4], rows: usize, factor: f32) {
+        let [_, _, along_queries, along_keys] = self.strides;
+        let start: usize = place.iter().zip(self.strides).map(|(index, stride)| index * stride).sum();
         for (j, row) in tile.chunks_exact_mut(width).enumerate() {
-            let start = start + j * ss;
-            if st == 0 {
-                let bias = self.data[start] * factor;
-                row.iter_mut().for_each(|x| *x += bias);
-            } else {
-                row[..rows].iter_mut().enumerate().for_each(|(i, x)| *x += self.data[start + i * st] * factor);
+            let start = start + j * along_keys;
+            for (i, x) in row[..rows].iter_mut().enumerate() {
+                *x += self.data[start + i * along_queries] * factor;
+            }
+        }
+    }
+}
+
+/// A bias `[H, N]` by the distance of query and key, the last for distances of N − 1 and more.
+#[derive(Clone, Copy)]
+pub(crate) struct Distances<'a> {
+    data: &'a [f32],
+    /// N.
+    pub(super) count: usize,
+}
+
+impl<'a> Distances<'a> {
+    /// # Panics
+    /// If `data` is not `heads` rows of `count` numbers, at least one.
+    pub(crate) fn new(data: &'a [f32], heads: usize, count: usize) -> Self {
+        assert!(count > 0 && data.len() == heads * count, "{} numbers for {heads} × {count}", data.len());
+        Self { data, count }
+    }
+
+    /// `tile[j, i] += factor · data[h, |i + offset − j|]`.
+    #[inline(always)]
+    pub(super) fn add_to(&self, tile: &mut [f32], width: usize, h: usize, rows: usize, offset: isize, factor: f32) {
+        let data = &self.data[h * self.count..][..self.count];
+        for (j, row) in tile.chunks_exact_mut(width).enumerate() {
+            for (i, x) in row[..rows].iter_mut().enumerate() {
+                *x += data[(i as isize + offset - j as isize).unsigned_abs().min(self.count - 1)] * factor;
             }
         }
     }
@@ -137,6 +162,7 @@ pub(crate) struct Problem<'a> {
     pub(crate) k: View<'a>,
     pub(crate) v: View<'a>,
     pub(crate) bias: Option<Bias<'a>>,
+    pub(crate) distances: Option<Distances<'a>>,
     /// `[B, S]`, not 0 = hidden.
     pub(crate) padding: Option<&'a [u8]>,
     pub(crate) causal: bool,
@@ -149,9 +175,14 @@ impl Problem<'_> {
         h / (self.sizes.h / self.sizes.g)
     }
 
+    /// The query `q0 + i` is at i + this − j from the key `k0 + j`.
+    pub(super) fn distance(&self, q0: usize, k0: usize) -> isize {
+        (q0 + self.sizes.s) as isize - (self.sizes.t + k0) as isize
+    }
+
     /// The query `q0 + i` sees the key `k0 + j` if j ≤ i + this. Everywhere the same far number without causality.
     pub(super) fn offset(&self, q0: usize, k0: usize) -> isize {
-        if self.causal { (q0 + self.sizes.s) as isize - (self.sizes.t + k0) as isize } else { isize::MAX / 2 }
+        if self.causal { self.distance(q0, k0) } else { isize::MAX / 2 }
     }
 
     /// The keys that the queries up to `q_end` (exclusive) may see.
@@ -171,7 +202,9 @@ impl Problem<'_> {
         if count > 1 && self.work() >= WORTH_A_THREAD {
             (0..count).into_par_iter().for_each(task);
         } else {
-            (0..count).for_each(task);
+            for index in 0..count {
+                task(index);
+            }
         }
     }
 }

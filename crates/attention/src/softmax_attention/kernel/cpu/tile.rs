@@ -66,7 +66,10 @@ impl Queries {
         // SAFETY: the keys lie in the view, and the lengths are those just asserted.
         unsafe { multiply(simd, product) };
         if let Some(bias) = problem.bias {
-            bias.add_to(tile, self.width, (self.b, self.h), self.start, self.rows, keys.start, LOG2_E);
+            bias.add_to(tile, self.width, [self.b, self.h, self.start, keys.start], self.rows, LOG2_E);
+        }
+        if let Some(distances) = problem.distances {
+            distances.add_to(tile, self.width, self.h, self.rows, problem.distance(self.start, keys.start), LOG2_E);
         }
         if let Some(padding) = problem.padding {
             let padding = &padding[self.b * problem.sizes.s..][keys.clone()];
