@@ -92,7 +92,7 @@ pub(super) fn advance_by_runs(
     }
     // One node of the graph has one output: all of them in one row.
     let row = Row::of(&o, &now);
-    let joined = row.join(o, &now);
+    let joined = Row::join(o, &now);
     let joined = with_gradient(inputs, joined, Arc::new(Runs { tokens, starts, end: now, row: Some(row.clone()) }));
     let (o, sums) = row.split(&joined);
     *state = after.with_sums(sums);
@@ -109,7 +109,7 @@ impl Row {
         Self([o.dims(), a, b, c, d, e, f])
     }
 
-    fn join(&self, o: Tensor<4>, state: &FlowState) -> Tensor<1> {
+    fn join(o: Tensor<4>, state: &FlowState) -> Tensor<1> {
         let sums = state.sums().map(|x| x.clone().reshape([-1]));
         Tensor::cat(std::iter::once(o.reshape([-1])).chain(sums).collect(), 0)
     }

@@ -23,7 +23,7 @@ pub(super) fn gelu_backward(x: Flat, grad: Flat) -> Flat {
 }
 
 pub(super) fn sigmoid(x: Flat) -> Flat {
-    map1(&x, |x| simd::sigmoid(x))
+    map1(&x, simd::sigmoid)
 }
 
 pub(super) fn sigmoid_backward(y: Flat, grad: Flat) -> Flat {
