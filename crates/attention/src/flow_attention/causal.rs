@@ -145,7 +145,12 @@ impl FlowState {
         let k = options.capacity(k, hidden);
         let v = without(v, hidden);
         let (q_eps, k_eps) = (q.clone() + eps, k.clone() + eps);
-        let n = self.count(t, hidden);
+        let present = match hidden {
+            Some(hidden) => hidden.clone().bool_not().float().cast(self.tokens.dtype()),
+            None => Tensor::ones([b, 1, t, 1], (&self.tokens.device(), self.tokens.dtype())),
+        };
+        let (n, present) = prefix_sum(present, self.tokens.clone());
+        let n = n.clamp_min(1.0); // [B, 1, T, 1]; 0 before the first token that is not hidden
 
         let (sums, total_k) = prefix_sum(k.clone(), self.sum_k.clone() + eps);
         let incoming = options.flow(q_eps.clone(), sums); // [B, H, T, 1]
@@ -167,10 +172,6 @@ impl FlowState {
         let (o, kv) = decayed_product(q, k, v, None, Some(self.kv.clone()), BLOCK.min(t));
         let allocation = if options.allocation { activation::sigmoid(conserved_incoming) / incoming } else { incoming.recip() };
 
-        let valid = match hidden {
-            Some(hidden) => hidden.clone().bool_not().float().cast(self.kv.dtype()).sum_dim(2),
-            None => Tensor::full([1, 1, 1, 1], t as f64, (&self.kv.device(), self.kv.dtype())),
-        };
         *self = Self {
             sum_k: self.sum_k.clone() + total_k,
             sum_q: self.sum_q.clone() + total_q,
@@ -178,20 +179,9 @@ impl FlowState {
             sum_q_incoming: self.sum_q_incoming.clone() + total_q_incoming,
             log_sum_exp: log_sums.narrow(2, t - 1, 1),
             kv,
-            tokens: self.tokens.clone() + valid,
+            tokens: self.tokens.clone() + present,
         };
         o * allocation
-    }
-
-    /// n_i of the next `t` tokens, at least 1. `[B, 1, T, 1]`
-    fn count(&self, t: usize, hidden: Option<&Tensor<4, Bool>>) -> Tensor<4> {
-        let dtype = self.tokens.dtype();
-        if let Some(hidden) = hidden {
-            prefix_sum(hidden.clone().bool_not().float().cast(dtype), self.tokens.clone()).0.clamp_min(1.0)
-        } else {
-            let index = Tensor::<1, Int>::arange(1..t as i64 + 1, &self.tokens.device()).float().cast(dtype);
-            index.reshape([1, 1, t, 1]) + self.tokens.clone()
-        }
     }
 }
 

@@ -61,7 +61,7 @@ impl FlowOptions {
             return Err(Error::argument(op, "extra_eps", "0 or a positive number", self.extra_eps));
         }
         match self.clamp {
-            Some([low, high]) if !(low <= high) => {
+            Some([low, high]) if low.is_nan() || high.is_nan() || low > high => {
                 Err(Error::argument(op, "clamp", "a lower and an upper bound, in that order", format!("[{low}, {high}]")))
             }
             _ => Ok(()),

@@ -67,7 +67,7 @@ impl Runs<'_> {
             Ok(outcome) if outcome.status == Status::Interrupted => return Err(Error::Interrupted { path: self.out.into() }),
             Ok(outcome) => {
                 let result = self.describe(&outcome, &dir, context, empty)?;
-                self.report(&result, &dir, context)?;
+                Self::report(&result, &dir, context)?;
                 if let Some(evaluation) = &result.evaluation {
                     context.emit(&CompareEvent::RunFinished { candidate, seed, evaluation, step_ms: outcome.step_ms });
                 }
@@ -109,7 +109,7 @@ impl Runs<'_> {
     }
 
     /// The run's own page.
-    fn report(&self, result: &SeedResult, dir: &Path, context: &Context<'_>) -> Result<()> {
+    fn report(result: &SeedResult, dir: &Path, context: &Context<'_>) -> Result<()> {
         let machine = Machine::describe(&context.device).facts();
         let extra = RunFacts {
             machine: machine.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
