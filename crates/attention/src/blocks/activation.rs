@@ -11,3 +11,8 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 pub fn silu_gate<const D: usize>(gate: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
     if kernel::on_cpu(&x.device(), x.dtype()) { kernel::silu_gate(gate, x) } else { activation::silu(gate) * x }
 }
+
+/// `1 / (1 + exp(−x))`
+pub fn sigmoid<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if kernel::on_cpu(&x.device(), x.dtype()) { kernel::sigmoid(x) } else { activation::sigmoid(x) }
+}

@@ -12,11 +12,11 @@ mod raw;
 mod rotary;
 mod scan;
 mod short_conv;
-mod simd;
+pub(crate) mod simd;
 #[cfg(test)]
 mod tests;
 
-pub use activation::{gelu, silu_gate};
+pub use activation::{gelu, sigmoid, silu_gate};
 pub(crate) use custom_gradient::{GradientRule, with_gradient};
 pub(crate) use decayed_product::decayed_product;
 pub use loss::cross_entropy;

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use regard_testkit::{Draw, Sampler, assert_close, cpu, sweep};
 
-use super::{cross_entropy, gelu, kernel, silu_gate, srms_norm};
+use super::{cross_entropy, gelu, kernel, sigmoid, silu_gate, srms_norm};
 
 /// Runs `f` on the draws in f32 and in f64 and compares the output and the gradient of each input.
 fn agree<const D: usize, const O: usize>(what: &str, sampler: &mut Sampler, inputs: &[Draw<D>], f: impl Fn(&[Tensor<D>]) -> Tensor<O>) {
@@ -31,10 +31,11 @@ fn agree<const D: usize, const O: usize>(what: &str, sampler: &mut Sampler, inpu
 
 #[test]
 fn activations_and_gates_agree_with_tensor_operations() {
-    sweep("gelu and silu_gate", 60, |s| {
+    sweep("gelu, sigmoid and silu_gate", 60, |s| {
         let shape = [s.size(1, 5), s.size(1, 700), s.size(1, 40)];
         let (a, b) = (s.tensor(shape, -6.0, 6.0), s.tensor(shape, -3.0, 3.0));
         agree("gelu", s, std::slice::from_ref(&a), |x| gelu(x[0].clone()));
+        agree("sigmoid", s, std::slice::from_ref(&a), |x| sigmoid(x[0].clone()));
         agree("silu_gate", s, &[a, b], |x| silu_gate(x[0].clone(), x[1].clone()));
     });
 }
@@ -57,7 +58,7 @@ fn the_loss_agrees_with_log_softmax_and_ignores_what_it_should() {
         let logits = s.tensor([rows, classes], -8.0, 8.0);
         let targets: Vec<i64> = (0..rows).map(|_| s.size(0, classes - 1) as i64).collect();
         let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [rows]), &cpu().autodiff());
-        agree("cross_entropy", s, &[logits.clone()], |x| cross_entropy(x[0].clone(), targets.clone(), None));
+        agree("cross_entropy", s, std::slice::from_ref(&logits), |x| cross_entropy(x[0].clone(), targets.clone(), None));
         let ignored = targets.clone().into_data().iter::<i64>().next().expect("a row") as usize;
         agree("cross_entropy with ignored rows", s, &[logits], |x| cross_entropy(x[0].clone(), targets.clone(), Some(ignored)));
     });

@@ -1,6 +1,9 @@
 use burn::tensor::{Bool, DType, Device, Int, Tensor, activation};
 
-use super::options::{FlowOptions, check_shapes, column, wide, without};
+use super::{
+    options::{FlowOptions, check_shapes, column, wide, without},
+    runs::{StateGradient, advance_by_runs, run_length},
+};
 use crate::{
     Error, MixerMemory, Result,
     blocks::{LOG_ZERO, decayed_product, prefix_sum, running_log_sum_exp},
@@ -24,8 +27,8 @@ pub(super) const BLOCK: usize = 64;
 /// ```
 ///
 /// with q, k after the feature map. Sums run in blocks, and the last one is the tiled product of linear attention:
-/// O(T·(C·(D + E) + D·E)) time, O(T·(C + D + E) + D·E) memory with blocks of C tokens; no T×T matrix and no sum of outer products per
-/// token.
+/// O(T·(C·(D + E) + D·E)) time with blocks of C tokens; no T×T matrix and no sum of outer products per token. Long sequences go in runs,
+/// and training keeps the state before each of them alone.
 ///
 /// # Shapes
 /// - `q`, `k`: `[B, H, T, D]`; `v`: `[B, H, T, E]`
@@ -36,7 +39,7 @@ pub(super) const BLOCK: usize = 64;
 pub fn flow_attention_causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &FlowOptions) -> Result<Tensor<4>> {
     let ([b, h, _, d], e) = (k.dims(), v.dims()[3]);
     let mut state = FlowState::zeros([b, h, d, e], &q.device(), wide(q.dtype()));
-    state.prefill(q, k, v, options)
+    state.attend([q, k, v], options, StateGradient::Left)
 }
 
 /// What causal Flow attention keeps of the tokens so far: sums, whose size does not depend on their number. In f32.
@@ -52,8 +55,8 @@ pub struct FlowState {
     pub sum_k_outgoing: Tensor<4>,
     /// Σ q_i n_i / I_i: `[B, H, 1, D]`
     pub sum_q_incoming: Tensor<4>,
-    /// ln Σ exp(Ô_j), −10³⁰ before the first token: `[B, H, 1]`
-    pub log_sum_exp: Tensor<3>,
+    /// ln Σ exp(Ô_j), −10³⁰ before the first token: `[B, H, 1, 1]`
+    pub log_sum_exp: Tensor<4>,
     /// Σ k_jᵀ c_j v_j: `[B, H, D, E]`
     pub kv: Tensor<4>,
     /// n, the number of tokens so far: `[B, 1, 1, 1]`
@@ -73,7 +76,7 @@ impl FlowState {
             sum_q: sum.clone(),
             sum_k_outgoing: sum.clone(),
             sum_q_incoming: sum,
-            log_sum_exp: Tensor::full([b, h, 1], LOG_ZERO, (device, dtype)),
+            log_sum_exp: Tensor::full([b, h, 1, 1], LOG_ZERO, (device, dtype)),
             kv: Tensor::zeros([b, h, d, e], (device, dtype)),
             tokens: Tensor::zeros([b, 1, 1, 1], (device, dtype)),
         }
@@ -88,6 +91,23 @@ impl FlowState {
     /// # Errors
     /// As [`flow_attention_causal`], and if the shapes are not those of the state.
     pub fn prefill(&mut self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &FlowOptions) -> Result<Tensor<4>> {
+        self.attend([q, k, v], options, StateGradient::Computed)
+    }
+
+    /// The output of the next token of each sequence, O(D·E) whatever came before: [`Self::prefill`] of one token.
+    ///
+    /// # Shapes
+    /// - `q`, `k`: `[B, H, D]`; `v`: `[B, H, E]`; output: `[B, H, E]`
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn step(&mut self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, options: &FlowOptions) -> Result<Tensor<3>> {
+        let o = self.prefill(q.unsqueeze_dim(2), k.unsqueeze_dim(2), v.unsqueeze_dim(2), options)?;
+        Ok(o.squeeze_dim(2))
+    }
+
+    fn attend(&mut self, qkv: [Tensor<4>; 3], options: &FlowOptions, state_gradient: StateGradient) -> Result<Tensor<4>> {
+        let [q, k, v] = qkv;
         options.check(OP)?;
         check_shapes(OP, &q, &k, &v)?;
         let ([b, h, t, d], e) = (q.dims(), v.dims()[3]);
@@ -106,30 +126,31 @@ impl FlowState {
         if b * h * t * e == 0 {
             return Ok(Tensor::zeros([b, h, t, e], (&q.device(), dtype)));
         }
-        let [q, k, v] = [q, k, v].map(|x| x.cast(self.kv.dtype()));
-        Ok(self.advance(q, k, v, hidden.as_ref(), options).cast(dtype))
+        let qkv = [q, k, v].map(|x| x.cast(self.kv.dtype()));
+        let run = run_length(b * h);
+        let o = if t <= run {
+            self.advance(qkv, hidden.as_ref(), options)
+        } else {
+            advance_by_runs(self, qkv, hidden, options, run, state_gradient)
+        };
+        Ok(o.cast(dtype))
     }
 
-    /// The output of the next token of each sequence, O(D·E) whatever came before: [`Self::prefill`] of one token.
-    ///
-    /// # Shapes
-    /// - `q`, `k`: `[B, H, D]`; `v`: `[B, H, E]`; output: `[B, H, E]`
-    ///
-    /// # Errors
-    /// As [`Self::prefill`].
-    pub fn step(&mut self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, options: &FlowOptions) -> Result<Tensor<3>> {
-        let o = self.prefill(q.unsqueeze_dim(2), k.unsqueeze_dim(2), v.unsqueeze_dim(2), options)?;
-        Ok(o.squeeze_dim(2))
-    }
-
-    fn advance(&mut self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, hidden: Option<&Tensor<4, Bool>>, options: &FlowOptions) -> Tensor<4> {
+    /// The outputs of the next tokens, all at once: arguments checked, T ≥ 1, in the float type of the state.
+    pub(super) fn advance(&mut self, qkv: [Tensor<4>; 3], hidden: Option<&Tensor<4, Bool>>, options: &FlowOptions) -> Tensor<4> {
+        let [q, k, v] = qkv;
         let FlowOptions { eps, .. } = *options;
         let [b, h, t, _] = q.dims();
         let q = options.capacity(q, hidden);
         let k = options.capacity(k, hidden);
         let v = without(v, hidden);
         let (q_eps, k_eps) = (q.clone() + eps, k.clone() + eps);
-        let n = self.count(t, hidden);
+        let present = match hidden {
+            Some(hidden) => hidden.clone().bool_not().float().cast(self.tokens.dtype()),
+            None => Tensor::ones([b, 1, t, 1], (&self.tokens.device(), self.tokens.dtype())),
+        };
+        let (n, present) = prefix_sum(present, self.tokens.clone());
+        let n = n.clamp_min(1.0); // [B, 1, T, 1]; 0 before the first token that is not hidden
 
         let (sums, total_k) = prefix_sum(k.clone(), self.sum_k.clone() + eps);
         let incoming = options.flow(q_eps.clone(), sums); // [B, H, T, 1]
@@ -145,15 +166,12 @@ impl FlowState {
             None => conserved_outgoing,
         };
 
-        let log_sums = running_log_sum_exp(conserved_outgoing.clone().reshape([b, h, t]), self.log_sum_exp.clone());
-        let v = if options.competition { v * ((conserved_outgoing - log_sums.clone().reshape([b, h, t, 1])).exp() * n) } else { v };
+        let log_sums = running_log_sum_exp(conserved_outgoing.clone().squeeze_dim(3), self.log_sum_exp.clone().squeeze_dim(3));
+        let log_sums = log_sums.unsqueeze_dim::<4>(3);
+        let v = if options.competition { v * ((conserved_outgoing - log_sums.clone()).exp() * n) } else { v };
         let (o, kv) = decayed_product(q, k, v, None, Some(self.kv.clone()), BLOCK.min(t));
         let allocation = if options.allocation { activation::sigmoid(conserved_incoming) / incoming } else { incoming.recip() };
 
-        let valid = match hidden {
-            Some(hidden) => hidden.clone().bool_not().float().cast(self.kv.dtype()).sum_dim(2),
-            None => Tensor::full([1, 1, 1, 1], t as f64, (&self.kv.device(), self.kv.dtype())),
-        };
         *self = Self {
             sum_k: self.sum_k.clone() + total_k,
             sum_q: self.sum_q.clone() + total_q,
@@ -161,41 +179,37 @@ impl FlowState {
             sum_q_incoming: self.sum_q_incoming.clone() + total_q_incoming,
             log_sum_exp: log_sums.narrow(2, t - 1, 1),
             kv,
-            tokens: self.tokens.clone() + valid,
+            tokens: self.tokens.clone() + present,
         };
         o * allocation
     }
+}
 
-    /// n_i of the next `t` tokens, at least 1. `[B, 1, T, 1]`
-    fn count(&self, t: usize, hidden: Option<&Tensor<4, Bool>>) -> Tensor<4> {
-        let dtype = self.tokens.dtype();
-        match hidden {
-            Some(hidden) => prefix_sum(hidden.clone().bool_not().float().cast(dtype), self.tokens.clone()).0.clamp_min(1.0),
-            None => {
-                let index = Tensor::<1, Int>::arange(1..t as i64 + 1, &self.tokens.device()).float().cast(dtype);
-                index.reshape([1, 1, t, 1]) + self.tokens.clone()
-            }
-        }
+impl FlowState {
+    /// The sums that gradients flow through: all but the number of tokens.
+    pub(super) fn sums(&self) -> [&Tensor<4>; 6] {
+        [&self.sum_k, &self.sum_q, &self.sum_k_outgoing, &self.sum_q_incoming, &self.log_sum_exp, &self.kv]
+    }
+
+    /// This state with other [`sums`](Self::sums).
+    pub(super) fn with_sums(&self, sums: [Tensor<4>; 6]) -> Self {
+        let [sum_k, sum_q, sum_k_outgoing, sum_q_incoming, log_sum_exp, kv] = sums;
+        Self { sum_k, sum_q, sum_k_outgoing, sum_q_incoming, log_sum_exp, kv, tokens: self.tokens.clone() }
+    }
+
+    pub(super) fn map(&self, f: impl Fn(Tensor<4>) -> Tensor<4>) -> Self {
+        let state = self.with_sums(self.sums().map(|x| f(x.clone())));
+        Self { tokens: f(state.tokens), ..state }
     }
 }
 
 impl MixerMemory for FlowState {
     fn bytes(&self) -> usize {
-        let size = |shape: &[usize], dtype: DType| shape.iter().product::<usize>() * dtype.size();
-        let sums = [&self.sum_k, &self.sum_q, &self.sum_k_outgoing, &self.sum_q_incoming, &self.kv, &self.tokens];
-        sums.iter().map(|x| size(&x.dims(), x.dtype())).sum::<usize>() + size(&self.log_sum_exp.dims(), self.log_sum_exp.dtype())
+        let tensors = self.sums().into_iter().chain([&self.tokens]);
+        tensors.map(|x| x.dims().iter().product::<usize>() * x.dtype().size()).sum()
     }
 
     fn select(&self, indices: &Tensor<1, Int>) -> Self {
-        let select = |x: &Tensor<4>| x.clone().select(0, indices.clone());
-        Self {
-            sum_k: select(&self.sum_k),
-            sum_q: select(&self.sum_q),
-            sum_k_outgoing: select(&self.sum_k_outgoing),
-            sum_q_incoming: select(&self.sum_q_incoming),
-            log_sum_exp: self.log_sum_exp.clone().select(0, indices.clone()),
-            kv: select(&self.kv),
-            tokens: select(&self.tokens),
-        }
+        self.map(|x| x.select(0, indices.clone()))
     }
 }

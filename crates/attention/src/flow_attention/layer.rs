@@ -177,7 +177,7 @@ impl FlowAttention {
         let q = self.heads(self.query_projection.forward(queries));
         let k = self.heads(self.key_projection.forward(keys));
         let v = self.heads(self.value_projection.forward(values));
-        let options = FlowOptions { query_mask, key_mask, ..self.config.options() };
+        let options = FlowOptions { key_mask, query_mask, ..self.config.options() };
         Ok(self.merge(flow_attention(q, k, v, &options)?))
     }
 

@@ -5,6 +5,7 @@ mod layer;
 mod op;
 mod options;
 pub mod reference;
+mod runs;
 #[cfg(test)]
 mod tests;
 

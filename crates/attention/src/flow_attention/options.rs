@@ -1,7 +1,7 @@
 use burn::tensor::{Bool, DType, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, blocks::sigmoid};
 
 /// φ, which makes queries and keys positive: their products are capacities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ impl FlowOptions {
             return Err(Error::argument(op, "extra_eps", "0 or a positive number", self.extra_eps));
         }
         match self.clamp {
-            Some([low, high]) if !(low <= high) => {
+            Some([low, high]) if low.is_nan() || high.is_nan() || low > high => {
                 Err(Error::argument(op, "clamp", "a lower and an upper bound, in that order", format!("[{low}, {high}]")))
             }
             _ => Ok(()),
@@ -72,7 +72,7 @@ impl FlowOptions {
     pub(super) fn capacity(&self, x: Tensor<4>, hidden: Option<&Tensor<4, Bool>>) -> Tensor<4> {
         let x = without(x, hidden);
         let x = match self.feature_map {
-            FlowFeatureMap::Sigmoid => activation::sigmoid(x),
+            FlowFeatureMap::Sigmoid => sigmoid(x),
             FlowFeatureMap::Relu => activation::relu(x) + self.eps,
         };
         without(x, hidden)

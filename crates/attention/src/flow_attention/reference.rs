@@ -1,6 +1,6 @@
 //! The definition, with the whole L×S matrix.
 
-use burn::tensor::{Bool, Int, Tensor, activation};
+use burn::tensor::{Bool, Tensor, activation};
 
 use super::options::{FlowOptions, check_shapes, column, wide};
 use crate::{Error, Result, blocks::LOG_ZERO};
@@ -95,9 +95,8 @@ fn weights(q: Tensor<4>, k: Tensor<4>, options: &FlowOptions, form: Form) -> Res
     if options.competition {
         let share = if causal {
             // Row j of the matrix is the competition that source j meets when it arrives: c_j stands on the diagonal.
-            let index = Tensor::<1, Int>::arange(0..s as i64, &q.device());
             let shape = [conserved_out.dims()[0], conserved_out.dims()[1], s, s];
-            let later = index.clone().reshape([1, 1, 1, s]).expand(shape).greater(index.reshape([1, 1, s, 1]).expand(shape));
+            let later = Tensor::<2, Bool>::tril_mask([s, s], 0, &q.device()).unsqueeze::<4>().expand(shape);
             let met = activation::softmax(conserved_out.expand(shape).mask_fill(later, LOG_ZERO), 3);
             row(met.tril(0).triu(0).sum_dim(3)) * n_source
         } else {

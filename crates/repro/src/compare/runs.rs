@@ -2,13 +2,16 @@ use std::path::Path;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use regard_models::Decoder;
-use regard_train::{Event, Hooks, Observer, Outcome, Run, RunConfig, Sampling, Split, Status, Task, Tokenizer, Trainer, generate};
+use regard_train::{
+    Event, Hooks, Observer, Outcome, Run, RunConfig, Sampling, Split, Status, Task, Tokenizer, Trainer, generate,
+    report::{RunFacts, write_run_report},
+};
 
 use super::{
     Candidate, CompareConfig, CompareEvent, Context, Sample, SeedResult, StateBytes,
     result::{read_json, write_json},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, machine::Machine};
 
 /// Written into the folder of a run when all about it is known.
 const RESULT: &str = "result.json";
@@ -64,6 +67,7 @@ impl Runs<'_> {
             Ok(outcome) if outcome.status == Status::Interrupted => return Err(Error::Interrupted { path: self.out.into() }),
             Ok(outcome) => {
                 let result = self.describe(&outcome, &dir, context, empty)?;
+                Self::report(&result, &dir, context)?;
                 if let Some(evaluation) = &result.evaluation {
                     context.emit(&CompareEvent::RunFinished { candidate, seed, evaluation, step_ms: outcome.step_ms });
                 }
@@ -102,6 +106,19 @@ impl Runs<'_> {
             sample: self.task.tokenizer().map(|tokenizer| self.sample(&model, tokenizer)).transpose()?.flatten(),
             ..empty
         })
+    }
+
+    /// The run's own page.
+    fn report(result: &SeedResult, dir: &Path, context: &Context<'_>) -> Result<()> {
+        let machine = Machine::describe(&context.device).facts();
+        let extra = RunFacts {
+            machine: machine.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            command: None,
+            sample: result.sample.clone().map(|s| (s.prompt, s.text)),
+            peak_bytes: result.peak_bytes,
+        };
+        write_run_report(dir, &extra)?;
+        Ok(())
     }
 
     fn sample(&self, model: &Decoder, tokenizer: &Tokenizer) -> Result<Option<Sample>> {

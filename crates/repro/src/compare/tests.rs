@@ -133,7 +133,9 @@ fn a_comparison_leaves_a_folder_that_explains_itself() {
     }
     for kind in MixerConfig::KINDS {
         assert!(html.contains(&format!("<td>{kind}")), "{kind} is not in the table");
-        assert!(out.join(format!("runs/{kind}-seed1/metrics.jsonl")).exists());
+        let page = fs::read_to_string(out.join(format!("runs/{kind}-seed1/report.html"))).unwrap();
+        assert_well_formed(&page);
+        assert!(page.contains("Loss against tokens"));
     }
     assert!(html.contains("regard compare --data &lt;text&gt;"), "the command");
 

@@ -4,7 +4,7 @@ use burn::{
 };
 use rayon::prelude::*;
 
-use crate::blocks::simd::{normal, sigmoid, vectorised};
+use crate::blocks::simd::{self, normal, vectorised};
 
 type Flat = FloatTensor<Flex>;
 
@@ -22,8 +22,16 @@ pub(super) fn gelu_backward(x: Flat, grad: Flat) -> Flat {
     })
 }
 
+pub(super) fn sigmoid(x: Flat) -> Flat {
+    map1(&x, simd::sigmoid)
+}
+
+pub(super) fn sigmoid_backward(y: Flat, grad: Flat) -> Flat {
+    map2(&y, &grad, |y, g| g * y * (1.0 - y))
+}
+
 pub(super) fn silu_gate(a: Flat, b: Flat) -> Flat {
-    map2(&a, &b, |a, b| a * sigmoid(a) * b)
+    map2(&a, &b, |a, b| a * simd::sigmoid(a) * b)
 }
 
 pub(super) fn silu_gate_backward(a: Flat, b: Flat, grad: Flat) -> [Flat; 2] {
@@ -36,7 +44,7 @@ pub(super) fn silu_gate_backward(a: Flat, b: Flat, grad: Flat) -> [Flat; 2] {
         vectorised(|| {
             for i in 0..a.len() {
                 let (a, b, g) = (a[i], b[i], g[i]);
-                let s = sigmoid(a);
+                let s = simd::sigmoid(a);
                 da[i] = g * b * s * (1.0 - s).mul_add(a, 1.0);
                 db[i] = g * a * s;
             }

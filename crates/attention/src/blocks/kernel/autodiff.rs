@@ -1,4 +1,4 @@
-//! The gradients of the kernels: each saves its inputs alone and calls the backward kernel.
+//! The gradients of the kernels: each saves its inputs (the sigmoid its output) alone and calls the backward kernel.
 
 use burn::backend::{
     Autodiff, Backend,
@@ -33,6 +33,28 @@ impl<B: Kernels + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C>
                 prep.finish(x.clone(), B::gelu_forward(x))
             }
             OpsKind::UnTracked(prep) => prep.finish(B::gelu_forward(x.into_primitive())),
+        }
+    }
+
+    fn fused_sigmoid(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Sigmoid;
+        impl<B: Kernels> Backward<B, 1> for Sigmoid {
+            type State = FloatTensor<B>;
+
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                if let [Some(x)] = ops.parents {
+                    grads.register::<B>(x.id, B::sigmoid_backward_pass(ops.state, grad));
+                }
+            }
+        }
+        match Sigmoid.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::sigmoid_forward(x.primitive().clone());
+                prep.finish(y.clone(), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::sigmoid_forward(x.into_primitive())),
         }
     }
 

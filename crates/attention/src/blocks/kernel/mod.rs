@@ -27,6 +27,10 @@ pub(crate) trait Kernels: Backend {
     fn gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// The gradient of `x`.
     fn gelu_backward_pass(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `1 / (1 + exp(−x))`
+    fn sigmoid_forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// The gradient of x, given the sigmoid `y` of it.
+    fn sigmoid_backward_pass(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
     /// `SiLU(a) ⊙ b`
     fn silu_gate_forward(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
     /// The gradients of `a` and `b`.
@@ -56,6 +60,7 @@ pub(crate) trait Kernels: Backend {
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait KernelOps: Backend {
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn fused_sigmoid(x: FloatTensor<Self>) -> FloatTensor<Self>;
     fn fused_silu_gate(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
     fn fused_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64, center: bool) -> FloatTensor<Self>;
     fn fused_cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>, ignore: i64) -> FloatTensor<Self>;
@@ -64,6 +69,10 @@ pub(crate) trait KernelOps: Backend {
 impl KernelOps for Flex {
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::gelu_forward(x)
+    }
+
+    fn fused_sigmoid(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::sigmoid_forward(x)
     }
 
     fn fused_silu_gate(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -86,6 +95,14 @@ impl Kernels for Flex {
 
     fn gelu_backward_pass(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         activation::gelu_backward(x, grad)
+    }
+
+    fn sigmoid_forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        activation::sigmoid(x)
+    }
+
+    fn sigmoid_backward_pass(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        activation::sigmoid_backward(y, grad)
     }
 
     fn silu_gate_forward(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -127,6 +144,11 @@ impl Kernels for Flex {
 /// `x Φ(x)` on the CPU.
 pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as KernelOps>::fused_gelu(x.into_dispatch()))
+}
+
+/// `1 / (1 + exp(−x))` on the CPU.
+pub(crate) fn sigmoid<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as KernelOps>::fused_sigmoid(x.into_dispatch()))
 }
 
 /// `SiLU(a) ⊙ b` on the CPU.

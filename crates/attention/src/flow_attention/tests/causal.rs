@@ -4,7 +4,10 @@ use regard_testkit::{Sampler, assert_close, cpu, gradcheck, sweep};
 use super::{any_mask, any_options, assert_all_close, pick_tokens, with_gradients};
 use crate::{
     MixerMemory,
-    flow_attention::{FlowOptions, FlowState, flow_attention_causal, flow_weights_causal},
+    flow_attention::{
+        FlowOptions, FlowState, flow_attention_causal, flow_weights_causal,
+        runs::{StateGradient, advance_by_runs, run_length},
+    },
 };
 
 fn inputs(s: &mut Sampler, t: usize) -> [Tensor<4>; 3] {
@@ -77,11 +80,7 @@ fn any_split_into_prefills_and_steps_gives_the_whole_and_its_gradients() {
         let whole = with_gradients(&inputs, &cotangent, |q, k, v| flow_attention_causal(q, k, v, &options).unwrap());
         let parts = with_gradients(&inputs, &cotangent, |q, k, v| {
             let mut state = FlowState::new(b, h, q.dims()[3], e, &q.device());
-            state = FlowState { kv: state.kv.cast(DType::F64), tokens: state.tokens.cast(DType::F64), ..state };
-            for sum in [&mut state.sum_k, &mut state.sum_q, &mut state.sum_k_outgoing, &mut state.sum_q_incoming] {
-                *sum = sum.clone().cast(DType::F64);
-            }
-            state.log_sum_exp = state.log_sum_exp.cast(DType::F64);
+            state = state.map(|x| x.cast(DType::F64));
             let outputs = cuts.windows(2).filter(|w| w[0] < w[1]).map(|w| {
                 let [q, k, v] = [&q, &k, &v].map(|x| x.clone().narrow(2, w[0], w[1] - w[0]));
                 state.prefill(q, k, v, &options).unwrap()
@@ -90,6 +89,73 @@ fn any_split_into_prefills_and_steps_gives_the_whole_and_its_gradients() {
         });
         assert_all_close(&format!("cut at {cuts:?}"), &parts, &whole, 1e-10);
     });
+}
+
+#[test]
+fn runs_of_any_length_give_the_whole_and_all_its_gradients() {
+    sweep("runs", 25, |s| {
+        let t = s.size(2, 140);
+        let run = s.pick(&[1, 7, 64, 100, 200]);
+        let [q, k, v] = inputs(s, t);
+        let [b, h, _, d] = q.dims();
+        let e = v.dims()[3];
+        let options = any_options(s);
+        let hidden = s.flip().then(|| any_mask(s, b, t).0.reshape([b, 1, t, 1]));
+        // The state after some tokens, so that its gradients are checked too, and a loss that sees the state at the end.
+        let mut start = FlowState::new(b, h, d, e, &cpu()).map(|x| x.cast(DType::F64));
+        let earlier = [&q, &k, &v].map(|x| s.tensor([b, h, 3, x.dims()[3]], -1.0, 1.0).f64(&cpu()));
+        start.advance(earlier, None, &options);
+        let cotangents = [e, d, d, d, d, 1, e].map(|width| s.tensor([b, h, 200, width], -1.0, 1.0).f64(&cpu()));
+
+        let results = |advance: &dyn Fn(&mut FlowState, [Tensor<4>; 3], Option<Tensor<4, Bool>>) -> Tensor<4>| {
+            let leaf = |x: Tensor<4>| x.autodiff().require_grad();
+            let qkv = [&q, &k, &v].map(|x| leaf(x.clone()));
+            let before = start.map(Tensor::autodiff);
+            let before = before.with_sums(before.sums().map(|x| x.clone().inner().autodiff().require_grad()));
+            let mut after = before.clone();
+            let o = advance(&mut after, qkv.clone(), hidden.clone());
+            let outputs: Vec<_> = std::iter::once(&o).chain(after.sums()).cloned().collect();
+            let parts = outputs.iter().zip(&cotangents).map(|(x, c)| (x.clone() * c.clone().narrow(2, 0, x.dims()[2]).autodiff()).sum());
+            let grads = parts.reduce(|a, b| a + b).unwrap().backward();
+            let gradients = qkv.iter().chain(before.sums()).map(|x| x.grad(&grads).unwrap());
+            let mut all: Vec<_> = outputs.iter().map(|x| x.clone().inner()).chain(gradients).collect();
+            all.push(after.tokens.inner());
+            all
+        };
+        let names = "o sum_k sum_q sum_k_outgoing sum_q_incoming log_sum_exp kv dq dk dv dsum_k dsum_q dsum_k_outgoing dsum_q_incoming dlog_sum_exp dkv tokens";
+        let named = |tensors: Vec<Tensor<4>>| names.split(' ').zip(tensors).collect::<Vec<_>>();
+        let whole = results(&|state, qkv, hidden| state.advance(qkv, hidden.as_ref(), &options));
+        let by_runs = results(&|state, qkv, hidden| advance_by_runs(state, qkv, hidden, &options, run, StateGradient::Computed));
+        assert_all_close(&format!("T = {t}, runs of {run}"), &named(by_runs), &named(whole), 1e-10);
+    });
+}
+
+#[test]
+fn runs_without_the_gradient_of_the_state_give_the_gradients_of_the_whole() {
+    sweep("runs, output alone", 10, |s| {
+        let t = s.size(2, 140);
+        let inputs = inputs(s, t);
+        let [b, h, _, e] = inputs[2].dims();
+        let (run, options) = (s.pick(&[7, 64]), any_options(s));
+        let cotangent = s.tensor([b, h, t, e], -1.0, 1.0);
+        let new = |q: &Tensor<4>| FlowState::new(b, h, q.dims()[3], e, &q.device()).map(|x| x.cast(DType::F64));
+        let whole = with_gradients(&inputs, &cotangent, |q, k, v| new(&q).advance([q, k, v], None, &options));
+        let by_runs = with_gradients(&inputs, &cotangent, |q, k, v| {
+            advance_by_runs(&mut new(&q), [q, k, v], None, &options, run, StateGradient::Left)
+        });
+        assert_all_close(&format!("T = {t}, runs of {run}"), &by_runs, &whole, 1e-10);
+    });
+}
+
+#[test]
+fn long_sequences_with_few_heads_go_by_runs() {
+    let mut s = Sampler::new(11);
+    let [q, k, v] = [3, 3, 2].map(|d| s.tensor([1, 1, 5000, d], -1.0, 1.0).f64(&cpu()));
+    assert!(run_length(1) < 5000);
+    let options = FlowOptions::default();
+    let by_runs = flow_attention_causal(q.clone(), k.clone(), v.clone(), &options).unwrap();
+    let whole = FlowState::new(1, 1, 3, 2, &cpu()).map(|x| x.cast(DType::F64)).advance([q, k, v], None, &options);
+    assert_close("5000 tokens", &by_runs, &whole, 1e-10);
 }
 
 #[test]

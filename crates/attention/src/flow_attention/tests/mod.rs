@@ -133,7 +133,7 @@ fn with_gradients(
 /// Fails unless output and gradients of two ways of computing them agree to within `tolerance` of the largest number among them: a
 /// gradient may cancel to nearly nothing (that of q does with one channel and one key), and then only rounding of its terms is left.
 #[track_caller]
-fn assert_all_close(what: &str, got: &[(&'static str, Tensor<4>)], want: &[(&'static str, Tensor<4>)], tolerance: f64) {
+fn assert_all_close(what: &str, got: &[(&str, Tensor<4>)], want: &[(&str, Tensor<4>)], tolerance: f64) {
     let largest =
         |x: &Tensor<4>| x.to_data().iter::<f64>().fold(0.0, |m: f64, x| if x.is_finite() { m.max(x.abs()) } else { f64::INFINITY });
     let scale = want.iter().map(|(_, x)| largest(x)).fold(1e-12, f64::max);
