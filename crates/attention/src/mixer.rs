@@ -55,6 +55,7 @@ macro_rules! mixers {
 
         /// The state of a [`Mixer`].
         #[derive(Clone, Debug)]
+        #[allow(clippy::large_enum_variant)]
         pub enum MixerState {
             $($(#[$doc])* $variant($state),)*
         }

@@ -69,7 +69,7 @@ pub const MECHANISMS: &[Entry] = &[
         direction: Direction::Both,
         time: "T²(K+V)",
         state: "T(K+V)",
-        kernels: &[],
+        kernels: &["cpu"],
         page: include_str!("softmax_attention/README.md"),
     },
 ];

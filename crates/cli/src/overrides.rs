@@ -81,6 +81,7 @@ pub(crate) fn load(path: &Path, overrides: &[Override], mixer: Option<&str>) -> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

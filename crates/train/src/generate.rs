@@ -118,7 +118,7 @@ pub fn generate(
             state = model.state(1);
             restart(model, &ids, limit, &mut state, &device)?
         } else {
-            let next = Tensor::<1, Int>::from_data(TensorData::new(vec![id as i32], [1]), &device);
+            let next = Tensor::<1, Int>::from_data(TensorData::new(vec![id.cast_signed()], [1]), &device);
             read(model.step(next, &mut state)?)
         };
     }
@@ -137,7 +137,7 @@ fn restart(
         Some(limit) if ids.len() >= limit => (limit / 2).max(1),
         _ => ids.len(),
     };
-    let ids: Vec<i32> = ids[ids.len() - kept..].iter().map(|&id| id as i32).collect();
+    let ids: Vec<i32> = ids[ids.len() - kept..].iter().map(|&id| id.cast_signed()).collect();
     let logits = model.prefill(Tensor::from_data(TensorData::new(ids, [1, kept]), device), state)?;
     let [_, t, v] = logits.dims();
     Ok(read(logits.narrow(1, t - 1, 1).reshape([1, v])))

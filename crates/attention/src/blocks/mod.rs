@@ -12,7 +12,7 @@ mod raw;
 mod rotary;
 mod scan;
 mod short_conv;
-mod simd;
+pub(crate) mod simd;
 #[cfg(test)]
 mod tests;
 

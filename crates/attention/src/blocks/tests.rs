@@ -58,7 +58,7 @@ fn the_loss_agrees_with_log_softmax_and_ignores_what_it_should() {
         let logits = s.tensor([rows, classes], -8.0, 8.0);
         let targets: Vec<i64> = (0..rows).map(|_| s.size(0, classes - 1) as i64).collect();
         let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [rows]), &cpu().autodiff());
-        agree("cross_entropy", s, &[logits.clone()], |x| cross_entropy(x[0].clone(), targets.clone(), None));
+        agree("cross_entropy", s, std::slice::from_ref(&logits), |x| cross_entropy(x[0].clone(), targets.clone(), None));
         let ignored = targets.clone().into_data().iter::<i64>().next().expect("a row") as usize;
         agree("cross_entropy with ignored rows", s, &[logits], |x| cross_entropy(x[0].clone(), targets.clone(), Some(ignored)));
     });

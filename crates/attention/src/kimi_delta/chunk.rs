@@ -78,17 +78,17 @@ fn times(a: Tensor<3>, b: &Tensor<3>) -> Tensor<3> {
     if s == 1 { (a * b.clone()).sum_dim(2) } else { a.matmul(b.clone().swap_dims(1, 2)) }.reshape([p, s, s])
 }
 
-/// Chunk `n` of each head: `[M, I, J]` as `[M/N, I, J]`.
-fn chunk(x: &Tensor<3>, n: usize, count: usize) -> Tensor<3> {
+/// The chunks of each head apart: `[M, I, J]` as `[M/N, N, I, J]`.
+fn apart(x: Tensor<3>, count: usize) -> Tensor<4> {
     let [m, i, j] = x.dims();
-    x.clone().reshape([m / count, count, i, j]).narrow(1, n, 1).squeeze_dim(1)
+    x.reshape([m / count, count, i, j])
 }
 
-/// The inverse of [`chunk`] for all chunks in order.
-fn side_by_side(chunks: Vec<Tensor<3>>) -> Tensor<3> {
-    let [heads, i, j] = chunks[0].dims();
+/// The inverse of [`apart`] for the chunks `[M/N, 1, I, J]` in order.
+fn side_by_side(chunks: Vec<Tensor<4>>) -> Tensor<3> {
+    let [heads, _, i, j] = chunks[0].dims();
     let count = chunks.len();
-    Tensor::stack::<4>(chunks, 1).reshape([heads * count, i, j])
+    Tensor::cat(chunks, 1).reshape([heads * count, i, j])
 }
 
 /// The outputs of a run.
@@ -102,16 +102,20 @@ pub(super) struct Run {
 }
 
 /// A run of `count` chunks per head from `state` `[M/N, K, V]` on.
-pub(super) fn forward(x: &Chunks, mut state: Tensor<3>, count: usize) -> Run {
+pub(super) fn forward(x: &Chunks, state: Tensor<3>, count: usize) -> Run {
     let p = Prepared::new(x);
+    let [u, w, k_end, total] = [p.u, p.w, p.k_end, p.total].map(|x| apart(x, count));
     let (mut states, mut writes) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    let mut state = state.unsqueeze_dim::<4>(1);
     for n in 0..count {
-        let write = chunk(&p.u, n, count) - chunk(&p.w, n, count).matmul(state.clone());
-        let next = chunk(&p.k_end, n, count).swap_dims(1, 2).matmul(write.clone()) + state.clone() * chunk(&p.total, n, count);
+        let chunk = |x: &Tensor<4>| x.clone().narrow(1, n, 1);
+        let write = chunk(&u) - chunk(&w).matmul(state.clone());
+        let next = chunk(&k_end).swap_dims(2, 3).matmul(write.clone()) + state.clone() * chunk(&total);
         states.push(state);
         writes.push(write);
         state = next;
     }
+    let state = state.squeeze_dim(1);
     let states = side_by_side(states);
     let o = p.q_start.matmul(states.clone()) + p.scores.matmul(side_by_side(writes));
     Run { o, states, state }
@@ -131,20 +135,23 @@ pub(super) struct RunGradients {
 ///
 /// The gradient of a log decay follows from those of what it scales: with `row` the gradient of a vector through products that decay
 /// up to it and `column` through those that decay from it on, `dgc = q ⊙ row_q + k ⊙ row_k − k ⊙ column_k`.
-pub(super) fn backward(x: &Chunks, states: &Tensor<3>, d_o: &Tensor<3>, mut d_state: Tensor<3>, count: usize) -> RunGradients {
+pub(super) fn backward(x: &Chunks, states: &Tensor<3>, d_o: &Tensor<3>, d_state: Tensor<3>, count: usize) -> RunGradients {
     let [m, c, d_k] = x.q.dims();
     let p = Prepared::new(x);
     let writes = p.u.clone() - p.w.clone().matmul(states.clone());
 
     // Through the states, against the order of the chunks.
-    let from_output = p.scores.swap_dims(1, 2).matmul(d_o.clone()); // [M, C, V]
-    let from_read = p.q_start.swap_dims(1, 2).matmul(d_o.clone()); // [M, K, V]
+    let from_output = apart(p.scores.swap_dims(1, 2).matmul(d_o.clone()), count); // [M/N, N, C, V]
+    let from_read = apart(p.q_start.swap_dims(1, 2).matmul(d_o.clone()), count); // [M/N, N, K, V]
+    let [w, k_end, total] = [p.w.clone(), p.k_end, p.total.clone()].map(|x| apart(x, count));
     let (mut d_writes, mut d_nexts) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    let mut d_state = d_state.unsqueeze_dim::<4>(1);
     for n in (0..count).rev() {
-        let d_write = chunk(&p.k_end, n, count).matmul(d_state.clone()) + chunk(&from_output, n, count);
-        let carried = d_state.clone() * chunk(&p.total, n, count) + chunk(&from_read, n, count);
+        let chunk = |x: &Tensor<4>| x.clone().narrow(1, n, 1);
+        let d_write = chunk(&k_end).matmul(d_state.clone()) + chunk(&from_output);
+        let carried = d_state.clone() * chunk(&total) + chunk(&from_read);
         d_nexts.push(d_state);
-        d_state = carried - chunk(&p.w, n, count).swap_dims(1, 2).matmul(d_write.clone());
+        d_state = carried - chunk(&w).swap_dims(2, 3).matmul(d_write.clone());
         d_writes.push(d_write);
     }
     d_writes.reverse();
@@ -194,7 +201,7 @@ pub(super) fn backward(x: &Chunks, states: &Tensor<3>, d_o: &Tensor<3>, mut d_st
             g: d_g,
             beta: d_beta,
         },
-        state: d_state,
+        state: d_state.squeeze_dim(1),
     }
 }
 

@@ -107,10 +107,9 @@ pub(super) fn join(diagonal: Tensor<3>, squares: impl IntoIterator<Item = Tensor
 fn join_level(blocks: Tensor<3>, squares: Tensor<3>) -> Tensor<3> {
     let [p, s, _] = squares.dims();
     let blocks = blocks.reshape([p, 2 * s, s]);
-    let (first, second) = (blocks.clone().narrow(1, 0, s), blocks.narrow(1, s, s));
-    let upper = Tensor::cat(vec![first, squares.zeros_like()], 2);
-    let lower = Tensor::cat(vec![squares, second], 2);
-    Tensor::cat(vec![upper, lower], 1)
+    let right = blocks.clone().slice_assign([0..p, 0..s], squares.zeros_like());
+    let left = blocks.slice_assign([0..p, s..2 * s], squares);
+    Tensor::cat(vec![left, right], 2)
 }
 
 /// The inverse of [`join`]: the diagonal `[M·C, 1, 1]` of `matrix` `[M, C, C]` and its squares in the order of the levels.

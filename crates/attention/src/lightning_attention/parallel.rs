@@ -1,4 +1,4 @@
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 
 /// The blocks of [`lightning_attention`](super::lightning_attention) all at once: increments, a prefix scan over the blocks in
 /// log₂(T/C) steps, outputs. T a multiple of C = `block`.
@@ -13,10 +13,12 @@ pub(super) fn parallel_scan(
     let [b, h, t, d_k] = q.dims();
     let d_v = v.dims()[3];
     let (n, c) = (t / block, block);
-    let like = (&q.device(), q.dtype());
+    let (device, dtype) = (q.device(), q.dtype());
+    let like = (&device, dtype);
     let slope = Tensor::<1>::from_data(slopes, like).reshape([1, h, 1, 1, 1]);
     let power = |exponent: Tensor<5>| (slope.clone() * exponent).neg().exp();
-    let index = Tensor::<1, Int>::arange(0..c as i64, &q.device()).float().cast(q.dtype());
+    let index: Vec<f64> = (0..c).map(|i| i as f64).collect();
+    let index = Tensor::<1>::from_data(index.as_slice(), like);
     let row = index.clone().reshape([1, 1, 1, c, 1]);
     let column = index.reshape([1, 1, 1, 1, c]);
 

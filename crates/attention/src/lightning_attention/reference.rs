@@ -1,6 +1,6 @@
 //! The definition, in its two forms.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 
 /// `S_t = λ S_{t-1} + k_tᵀ v_t`, `o_t = q_t S_t`, token by token. O(T·K·V) time, sequential.
 ///
@@ -29,7 +29,10 @@ pub fn recurrent(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, slopes: &[f64], state
 pub fn left_product(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, slopes: &[f64], state: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
     let [_, h, t, _] = q.dims();
     let (device, dtype) = (q.device(), q.dtype());
-    let index = |from: usize| Tensor::<1, Int>::arange(from as i64..(from + t) as i64, &device).float().cast(dtype);
+    let index = |from: usize| {
+        let values: Vec<f64> = (from..from + t).map(|i| i as f64).collect();
+        Tensor::<1>::from_data(values.as_slice(), (&device, dtype))
+    };
     let slope = Tensor::<1>::from_data(slopes, (&device, dtype)).reshape([1, h, 1, 1]);
     let power = |exponent: Tensor<4>| (slope.clone() * exponent).neg().exp();
     let column = |from: usize| index(from).reshape([1, 1, t, 1]);

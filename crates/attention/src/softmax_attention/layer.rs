@@ -1,12 +1,15 @@
 use burn::{
-    module::Module,
+    module::{Initializer, Module, Param},
     nn::{Linear, LinearConfig},
-    tensor::{Bool, Device, Int, Tensor},
+    tensor::{Bool, Device, Tensor},
 };
 use serde::{Deserialize, Serialize};
 
-use super::op::{SoftmaxOptions, softmax_attention};
-use crate::{Error, LayerPlace, MixerMemory, Result, SequenceMixer, blocks::rotary};
+use super::{
+    op::{SoftmaxOptions, softmax_attention},
+    state::SoftmaxState,
+};
+use crate::{Error, LayerPlace, Result, SequenceMixer, blocks::rotary};
 
 /// Configuration of [`SoftmaxAttention`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,15 +23,19 @@ pub struct SoftmaxAttentionConfig {
     /// Base of the rotary position encoding of queries and keys; `None` = no encoding.
     #[serde(default)]
     pub rotary_base: Option<f64>,
+    /// Largest distance of a query from a key that has a learned number of its own, per head, added to the scores; farther keys share the
+    /// last. `None` = no such bias.
+    #[serde(default)]
+    pub relative_bias: Option<usize>,
     /// Whether the projections have biases.
     #[serde(default)]
     pub bias: bool,
 }
 
 impl SoftmaxAttentionConfig {
-    /// As many key/value heads as query heads, rotary positions of base 10000, no biases.
+    /// As many key/value heads as query heads, rotary positions of base 10000 and no others, no biases.
     pub fn new(heads: usize) -> Self {
-        Self { heads, kv_heads: None, rotary_base: Some(10_000.0), bias: false }
+        Self { heads, kv_heads: None, rotary_base: Some(10_000.0), relative_bias: None, bias: false }
     }
 
     /// The layer for width `d_model`.
@@ -45,13 +52,14 @@ impl SoftmaxAttentionConfig {
             return Err(Error::argument(OP, "kv_heads", format!("a divisor of heads = {}", self.heads), kv_heads));
         }
         let width = d_model / self.heads;
-        if self.rotary_base.is_some() && width % 2 != 0 {
+        if self.rotary_base.is_some() && !width.is_multiple_of(2) {
             return Err(Error::argument(OP, "heads", "such that d_model / heads is even for rotary positions", self.heads));
         }
         let linear = |from, to| LinearConfig::new(from, to).with_bias(self.bias).init(device);
         Ok(SoftmaxAttention {
             qkv_proj: linear(d_model, (self.heads + 2 * kv_heads) * width),
             out_proj: linear(d_model, d_model),
+            relative_bias: self.relative_bias.map(|farthest| Initializer::Zeros.init([self.heads, farthest + 1], device)),
             heads: self.heads,
             kv_heads,
             rotary_base: self.rotary_base,
@@ -66,20 +74,11 @@ pub struct SoftmaxAttention {
     pub qkv_proj: Linear,
     /// Back to the width of the model.
     pub out_proj: Linear,
+    /// What is added to the scores by distance, zeros at first. `[H, farthest + 1]`
+    pub relative_bias: Option<Param<Tensor<2>>>,
     heads: usize,
     kv_heads: usize,
     rotary_base: Option<f64>,
-}
-
-/// Keys and values of the tokens so far.
-#[derive(Clone, Debug)]
-pub struct SoftmaxState {
-    /// `[B, G, S, K]`, rotated.
-    pub keys: Tensor<4>,
-    /// `[B, G, S, K]`
-    pub values: Tensor<4>,
-    /// Number of tokens so far.
-    pub position: usize,
 }
 
 impl SoftmaxAttention {
@@ -87,14 +86,10 @@ impl SoftmaxAttention {
     fn project(&self, x: Tensor<3>, position: usize) -> [Tensor<4>; 3] {
         let [b, t, d] = x.dims();
         let width = d / self.heads;
-        let qkv = self.qkv_proj.forward(x);
-        let mut start = 0;
-        let mut part = |heads: usize| {
-            let x = qkv.clone().narrow(2, start, heads * width);
-            start += heads * width;
-            x.reshape([b, t, heads, width]).swap_dims(1, 2)
-        };
-        let [q, k, v] = [part(self.heads), part(self.kv_heads), part(self.kv_heads)];
+        let qkv = self.qkv_proj.forward(x).reshape([b, t, self.heads + 2 * self.kv_heads, width]);
+        // Views, which the operation reads where they lie.
+        let part = |start: usize, heads: usize| qkv.clone().narrow(2, start, heads).swap_dims(1, 2);
+        let [q, k, v] = [part(0, self.heads), part(self.heads, self.kv_heads), part(self.heads + self.kv_heads, self.kv_heads)];
         match self.rotary_base {
             Some(base) => [rotary(q, position, base), rotary(k, position, base), v],
             None => [q, k, v],
@@ -103,7 +98,12 @@ impl SoftmaxAttention {
 
     fn attend(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
         let [b, h, t, width] = q.dims();
-        let options = SoftmaxOptions { causal: true, key_padding: padding, ..Default::default() };
+        let options = SoftmaxOptions {
+            causal: true,
+            key_padding: padding,
+            distance_bias: self.relative_bias.as_ref().map(Param::val),
+            ..Default::default()
+        };
         let (o, _) = softmax_attention(q, k, v, options).expect("the projections give matching shapes");
         self.out_proj.forward(o.swap_dims(1, 2).reshape([b, t, h * width]))
     }
@@ -118,20 +118,14 @@ impl SequenceMixer for SoftmaxAttention {
     }
 
     fn state(&self, batch: usize) -> SoftmaxState {
-        let device = self.out_proj.weight.val().device();
-        let [d, _] = self.out_proj.weight.val().dims();
-        let empty = || Tensor::zeros([batch, self.kv_heads, 0, d / self.heads], &device);
-        SoftmaxState { keys: empty(), values: empty(), position: 0 }
+        let weight = self.out_proj.weight.val();
+        SoftmaxState::new([batch, self.kv_heads, weight.dims()[0] / self.heads], &weight)
     }
 
     fn prefill(&self, x: Tensor<3>, state: &mut SoftmaxState) -> Tensor<3> {
-        let [_, t, _] = x.dims();
-        let [q, k, v] = self.project(x, state.position);
-        let append = |old: &Tensor<4>, new: Tensor<4>| if old.dims()[2] == 0 { new } else { Tensor::cat(vec![old.clone(), new], 2) };
-        state.keys = append(&state.keys, k);
-        state.values = append(&state.values, v);
-        state.position += t;
-        self.attend(q, state.keys.clone(), state.values.clone(), None)
+        let [q, k, v] = self.project(x, state.len());
+        let [k, v] = state.append(k, v);
+        self.attend(q, k, v, None)
     }
 
     fn step(&self, x: Tensor<2>, state: &mut SoftmaxState) -> Tensor<2> {
@@ -143,16 +137,5 @@ impl SequenceMixer for SoftmaxAttention {
         let projections = 2 * d * projected + 2 * d * d;
         // Half of the pairs of a causal matrix, q·k and p·v.
         projections as f64 + 2.0 * (context + 1) as f64 * d as f64
-    }
-}
-
-impl MixerMemory for SoftmaxState {
-    fn bytes(&self) -> usize {
-        [&self.keys, &self.values].iter().map(|t| t.dims().iter().product::<usize>() * t.dtype().size()).sum()
-    }
-
-    fn select(&self, indices: &Tensor<1, Int>) -> Self {
-        let select = |t: &Tensor<4>| t.clone().select(0, indices.clone());
-        Self { keys: select(&self.keys), values: select(&self.values), position: self.position }
     }
 }

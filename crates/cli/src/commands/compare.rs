@@ -8,6 +8,7 @@ use regard_repro::compare::{Budget, Candidate, CompareConfig, Comparison, Contex
 use regard_train::data::DataConfig;
 
 use crate::{
+    cli::command_line,
     device::DeviceArg,
     failure::Failure,
     interrupt,
@@ -192,12 +193,4 @@ impl Args {
 fn last_number(folder: &Path) -> usize {
     let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.filter_map(|name| name.to_str()?.strip_prefix("compare-")?.parse().ok()).max().unwrap_or(0)
-}
-
-/// The command line as it can be typed again.
-fn command_line() -> String {
-    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,*".contains(c);
-    let quoted = |arg: String| if !arg.is_empty() && arg.chars().all(plain) { arg } else { format!("'{}'", arg.replace('\'', r"'\''")) };
-    std::iter::once("regard".to_owned()).chain(args.map(quoted)).collect::<Vec<_>>().join(" ")
 }

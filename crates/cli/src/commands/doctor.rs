@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use regard::registry::MECHANISMS;
 use regard_repro::machine::{Machine, Rates};
 use serde_json::json;
@@ -59,7 +61,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         kernels.add_row([m.id.to_owned(), if m.kernels.is_empty() { "none: tensor operations".into() } else { m.kernels.join(", ") }]);
     }
     for table in [table_of_devices, kernels] {
-        text += &format!("\n{}\n", render(table));
+        let _ = write!(text, "\n{}\n", render(table));
     }
     output.data(&text)
 }

@@ -1,11 +1,17 @@
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Device;
 use clap::builder::PossibleValuesParser;
 use regard::MixerConfig;
-use regard_train::{Hooks, Outcome, Status, Trainer, report::Quantity};
+use regard_repro::machine::Machine;
+use regard_train::{
+    Hooks, Outcome, Run, Sampling, Status, Trainer, generate,
+    report::{Quantity, RunFacts, write_run_report},
+};
 use serde_json::json;
 
 use crate::{
+    cli::command_line,
     device::DeviceArg,
     failure::Failure,
     interrupt,
@@ -45,6 +51,9 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// Tokens of the text in the page of a run.
+const SAMPLE_TOKENS: usize = 400;
+
 const EXAMPLES: &str = "\
 Examples:
   regard train recipes/shakespeare-char.toml
@@ -68,11 +77,13 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     let hooks = Hooks { stop: Some(&stop), observer: observer.as_deref_mut().map(|o| o as _), memory: Some(METER) };
     let outcome = trainer.run(hooks)?;
     drop(observer); // gives the terminal back
+    let page = write_report(&outcome, &device)?;
     if args.json {
         output.json(&describe(&outcome))?;
     } else {
         output.data(&summary(&outcome))?;
     }
+    output.note(&format!("report: {}", page.display()));
     match outcome.status {
         Status::Interrupted => Err(Failure::interrupted(
             format!("stopped at step {} of {}", outcome.step, outcome.steps),
@@ -80,6 +91,25 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Writes the page of the run; a finished one shows a text that its model wrote.
+fn write_report(outcome: &Outcome, device: &Device) -> Result<PathBuf, Failure> {
+    let run = Run::open(&outcome.dir)?;
+    let sample = match run.tokenizer() {
+        Some(tokenizer) if outcome.status != Status::Interrupted => {
+            let text = generate(&run.model(device)?, tokenizer, "", SAMPLE_TOKENS, &Sampling::default(), &mut |_| {})?;
+            Some((String::new(), text))
+        }
+        _ => None,
+    };
+    let facts = RunFacts {
+        machine: Machine::describe(device).facts().into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        command: Some(command_line()),
+        sample,
+        peak_bytes: outcome.peak_bytes,
+    };
+    Ok(write_run_report(&outcome.dir, &facts)?)
 }
 
 fn default_folder(config: &Path, mixer: Option<&str>) -> PathBuf {
@@ -91,7 +121,7 @@ fn status(outcome: &Outcome) -> &'static str {
     match outcome.status {
         Status::Interrupted => "interrupted",
         Status::EarlyStopped => "stopped early",
-        _ => "finished",
+        Status::Finished => "finished",
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command as a user meets it: what goes to stdout and stderr, exit codes, and folders left behind.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 mod bad_input;
 mod compare;

@@ -6,7 +6,8 @@ use super::{Bench, BenchRow, Direction};
 /// The measurements as a page.
 pub fn html(bench: &Bench) -> String {
     let c = &bench.config;
-    let lead = format!("{} sequences, {} heads of width {}, {}, causal.", c.batch, c.heads, c.width, c.dtype);
+    let plural = |count: usize, name: &str| format!("{count} {name}{}", if count == 1 { "" } else { "s" });
+    let lead = format!("{}, {} of width {}, {}, causal.", plural(c.batch, "sequence"), plural(c.heads, "head"), c.width, c.dtype);
     let body = html! {
         @for direction in &c.directions {
             h2 { @match direction { Direction::Forward => "Forward", Direction::Training => "Forward and backward" } }

@@ -65,9 +65,8 @@ const FIT_FROM: usize = 1024;
 const REPETITIONS: usize = 7;
 
 /// Measures lengths in powers of two, all candidates at one length before the next, until the time is over: a candidate whose next
-/// point would take more than its share of what is left goes no further.
+/// point would take more than its share of the time goes no further.
 pub(super) fn scaling(config: &CompareConfig, seconds: f64, context: &mut Context<'_>) -> Result<Scaling> {
-    let end = Instant::now() + Duration::from_secs_f64(seconds.max(0.0));
     let (size, options) = (config.size, &config.scaling);
     let device = context.device.clone().autodiff();
     let mut subjects = config.candidates.iter().map(|c| Subject::new(c, size.d_model, &device)).collect::<Result<Vec<_>>>()?;
@@ -77,18 +76,20 @@ pub(super) fn scaling(config: &CompareConfig, seconds: f64, context: &mut Contex
     let mut length = options.shortest;
     while length <= options.longest && subjects.iter().any(Subject::goes_on) && !context.stopped() {
         for index in 0..subjects.len() {
-            let remaining = subjects[index..].iter().filter(|s| s.goes_on()).count();
-            let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
+            let share = share(seconds, &subjects);
             let subject = &mut subjects[index];
             if !subject.goes_on() || context.stopped() {
                 continue;
             }
-            // The shortest length is measured whatever it takes.
-            if length > options.shortest && subject.expected_seconds(patience) > left / remaining as f64 {
+            // The shortest length is measured whatever it takes, and the two that a fit needs if at all possible.
+            let limit = if length <= 2 * FIT_FROM { 2.0 * share } else { share };
+            if length > options.shortest && subject.spent + subject.expected_seconds(patience) > limit {
                 subject.curve.stopped = Some("out of time".into());
                 continue;
             }
+            let begun = Instant::now();
             let point = subject.point([options.batch, length, size.d_model], patience, &device, context);
+            subject.spent += begun.elapsed().as_secs_f64();
             subject.curve.points.push(point);
             let mixer = &subject.curve.mixer;
             context.emit(&CompareEvent::Scaling { mixer, tokens: length, seconds: point.seconds });
@@ -99,6 +100,12 @@ pub(super) fn scaling(config: &CompareConfig, seconds: f64, context: &mut Contex
     Ok(Scaling { d_model: size.d_model, heads: size.heads, batch: options.batch, fit_from: FIT_FROM, curves })
 }
 
+/// Seconds for each candidate that goes on: what those that stopped left over is theirs too.
+fn share(seconds: f64, subjects: &[Subject]) -> f64 {
+    let stopped: f64 = subjects.iter().filter(|s| !s.goes_on()).map(|s| s.spent).sum();
+    (seconds - stopped) / subjects.iter().filter(|s| s.goes_on()).count().max(1) as f64
+}
+
 impl Curve {
     fn fitted(self) -> Self {
         let long = || self.points.iter().filter(|p| p.tokens >= FIT_FROM);
@@ -106,7 +113,7 @@ impl Curve {
         Self {
             time_exponent: exponent(long().map(|p| (p.tokens as f64, p.seconds))),
             memory_exponent: exponent(long().filter_map(memory)),
-            fit_to: long().last().map(|p| p.tokens),
+            fit_to: long().next_back().map(|p| p.tokens),
             ..self
         }
     }
@@ -116,6 +123,8 @@ impl Curve {
 struct Subject {
     curve: Curve,
     layers: Vec<Mixer>,
+    /// Seconds that its measurements took.
+    spent: f64,
 }
 
 impl Subject {
@@ -129,7 +138,7 @@ impl Subject {
             fit_to: None,
             stopped: None,
         };
-        Ok(Self { curve, layers })
+        Ok(Self { curve, layers, spent: 0.0 })
     }
 
     fn goes_on(&self) -> bool {

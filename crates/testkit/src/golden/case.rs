@@ -197,6 +197,9 @@ impl Case {
     ///
     /// A kind whose algorithms must all pass calls it once for each of them with inputs read anew; gradients then are compared for
     /// each: see [`Self::again`].
+    ///
+    /// # Panics
+    /// If the file has no such output.
     #[track_caller]
     pub fn output<const D: usize>(&self, name: &str, got: Tensor<D>) {
         let want = self.data(&format!("out.{name}"));

@@ -94,6 +94,7 @@ fn the_embedded_text_holds_the_page_of_every_mechanism() {
 }
 
 /// The folder of a real data set, or a line that says that there is none.
+#[allow(clippy::print_stderr)]
 fn real(name: &str) -> Option<PathBuf> {
     let path = env::var_os("REGARD_DATA").map(|data| PathBuf::from(data).join(name)).filter(|path| path.exists());
     if path.is_none() {

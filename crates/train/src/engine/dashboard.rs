@@ -67,7 +67,9 @@ impl Observer for Dashboard {
             Event::Evaluation(record) => {
                 self.renderer.update_valid(numeric(LOSS, record.loss));
                 for (name, value) in [(BITS, record.bits_per_byte), (ACCURACY, record.accuracy)] {
-                    value.into_iter().for_each(|value| self.renderer.update_valid(numeric(name, value)));
+                    if let Some(value) = value {
+                        self.renderer.update_valid(numeric(name, value));
+                    }
                 }
                 if let Some(run) = &self.run {
                     self.renderer.update_epoch(record.step / run.eval_every);

@@ -41,7 +41,7 @@ pub(super) fn evaluate(model: &Decoder, batches: &[Batch], bytes: Option<usize>,
         let targets = targets.reshape([b * t, 1]);
         let mut log_likelihood = log_softmax(logits.clone(), 1).gather(1, targets.clone());
         if let Some(ignore) = ignore {
-            let ignored = targets.clone().equal_scalar(ignore as i64);
+            let ignored = targets.clone().equal_scalar(ignore as u32);
             log_likelihood = log_likelihood.mask_fill(ignored.clone(), 0.0);
             let hit = logits.argmax(1).equal(targets).bool_and(ignored.bool_not());
             hits += f64::from(hit.float().sum().into_scalar::<f32>());

@@ -83,16 +83,12 @@ impl<W: Write> Observer for LogLines<W> {
 
 /// The numbers of an evaluation in words.
 pub(super) fn scores(evaluation: &Evaluation) -> String {
-    let mut text = format!("loss {:.4}", evaluation.loss);
-    if let Some(accuracy) = evaluation.accuracy {
-        text += &format!(", accuracy {:.1} %", 100.0 * accuracy);
-    } else {
-        text += &format!(", perplexity {:.2}", evaluation.perplexity);
-    }
-    if let Some(bits) = evaluation.bits_per_byte {
-        text += &format!(", {bits:.3} bits per byte");
-    }
-    text
+    let quality = match evaluation.accuracy {
+        Some(accuracy) => format!("accuracy {:.1} %", 100.0 * accuracy),
+        None => format!("perplexity {:.2}", evaluation.perplexity),
+    };
+    let bits = evaluation.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.3} bits per byte"));
+    format!("loss {:.4}, {quality}{bits}", evaluation.loss)
 }
 
 /// `1.2M`, `34k`, `567`.

@@ -111,8 +111,8 @@ mod tests {
         for schedule in [ScheduleKind::Cosine, ScheduleKind::Wsd] {
             let config = OptimizerConfig { schedule, warmup: 3, ..OptimizerConfig::default() };
             let whole = rates(&config, 12);
-            for done in 0..12 {
-                assert_eq!(Schedule::new(&config, 12, done).unwrap().next().to_bits(), whole[done].to_bits());
+            for (done, rate) in whole.into_iter().enumerate() {
+                assert_eq!(Schedule::new(&config, 12, done).unwrap().next().to_bits(), rate.to_bits());
             }
         }
     }

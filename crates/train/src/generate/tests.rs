@@ -56,7 +56,7 @@ fn greedy_text_is_what_the_whole_forward_pass_would_choose() {
     let text = generate(&model, &tokenizer, "bad", 12, &Sampling::greedy(), &mut |_| ()).unwrap();
     let mut ids = tokenizer.encode("bad").unwrap();
     for character in tokenizer.encode(&text).unwrap() {
-        let tokens: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+        let tokens: Vec<i32> = ids.iter().map(|&id| id.cast_signed()).collect();
         let t = tokens.len();
         let logits = model.forward(Tensor::from_data(TensorData::new(tokens, [1, t]), &Device::flex()), None);
         let best: i64 = logits.narrow(1, t - 1, 1).reshape([8]).argmax(0).into_data().iter::<i64>().next().unwrap();

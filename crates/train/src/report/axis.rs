@@ -92,8 +92,8 @@ fn linear_ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
     let rough = (high - low) / count as f64;
     let power = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= rough * 0.999).unwrap_or(10.0 * power);
-    let first = (low / step).ceil() as i64;
-    (first..).map(|i| i as f64 * step).take_while(|t| *t <= high).collect()
+    let [first, last] = [(low / step).ceil() as i64, (high / step).floor() as i64];
+    (first..=last).map(|i| i as f64 * step).collect()
 }
 
 /// Powers of ten, every n-th if there are many, with 2 and 5 between them if there are few.

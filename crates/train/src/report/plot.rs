@@ -89,6 +89,9 @@ impl Plot {
     }
 
     /// The drawing alone. Its elements carry classes, which the page's style sheet colours.
+    ///
+    /// # Panics
+    /// Never: drawing into a string succeeds.
     pub fn svg(&self) -> String {
         let mut svg = String::new();
         {
@@ -189,11 +192,11 @@ fn key(series: &Series) -> Markup {
     let (width, height) = (34 * FINE, 12 * FINE);
     let style = series.style % STYLES;
     let line = if series.faint { "faint" } else { "line" };
-    let corners: String = marker(style, (width / 2, height / 2), 4 * FINE).iter().map(|(x, y)| format!("{x},{y} ")).collect();
+    let corners: Vec<_> = marker(style, (width / 2, height / 2), 4 * FINE).iter().map(|(x, y)| format!("{x},{y}")).collect();
     html! {
         svg.key viewBox=(format!("0 0 {width} {height}")) aria-hidden="true" {
             line class=(format!("{line} s{style}")) x1="0" x2=(width) y1=(height / 2) y2=(height / 2) {}
-            @if !series.faint { polygon class=(format!("mark s{style}")) points=(corners.trim_end()) {} }
+            @if !series.faint { polygon class=(format!("mark s{style}")) points=(corners.join(" ")) {} }
         }
     }
 }

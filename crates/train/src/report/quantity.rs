@@ -45,7 +45,7 @@ fn scaled(value: f64, digits: usize, base: f64, units: &[&str]) -> String {
     let mut value = value;
     let mut unit = 0;
     // What rounds up to the base belongs to the next unit: 1023.9 KiB is 1 MiB.
-    while unit + 1 < units.len() && value.abs() >= base * (1.0 - 0.5 * 10f64.powi(-(digits as i32))) {
+    while unit + 1 < units.len() && value.abs() >= base * (1.0 - 0.5 * 10f64.powf(-(digits as f64))) {
         value /= base;
         unit += 1;
     }
@@ -79,8 +79,7 @@ fn significant(value: f64, digits: usize) -> String {
     if value == 0.0 {
         return "0".into();
     }
-    let magnitude = value.abs().log10().floor() as i32;
-    let decimals = (digits as i32 - 1 - magnitude).max(0) as usize;
+    let decimals = (digits as f64 - 1.0 - value.abs().log10().floor()).max(0.0) as usize;
     trimmed(&format!("{value:.decimals$}")).into()
 }
 

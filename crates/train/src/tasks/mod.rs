@@ -58,7 +58,7 @@ impl Batch {
     pub fn tensors(&self, device: &Device) -> [Tensor<2, Int>; 2] {
         let shape = [self.sequences(), self.length];
         [&self.ids, &self.targets].map(|ids| {
-            let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+            let ids: Vec<i32> = ids.iter().map(|&id| id.cast_signed()).collect();
             Tensor::from_data(TensorData::new(ids, shape), device)
         })
     }

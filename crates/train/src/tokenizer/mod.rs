@@ -23,7 +23,7 @@ pub enum Tokenizer {
     /// The words of a text between white space, `<eos>` at the end of each line, `<unk>` for any other word.
     Word(Words),
     /// A Hugging Face tokeniser.
-    HuggingFace(HuggingFace),
+    HuggingFace(Box<HuggingFace>),
 }
 
 /// The characters that a [`Tokenizer::Char`] knows.
@@ -103,7 +103,7 @@ impl Tokenizer {
     /// # Errors
     /// If the file cannot be read or is not one.
     pub fn hugging_face(path: &Path) -> Result<Self> {
-        HuggingFace::read(path).map(Self::HuggingFace)
+        Ok(Self::HuggingFace(Box::new(HuggingFace::read(path)?)))
     }
 
     /// Number of different tokens.

@@ -36,10 +36,13 @@ impl Words {
         let mut known = Self::from(Vec::new());
         for text in texts {
             for line in text.lines() {
-                line.split_whitespace().chain([EOS]).for_each(|word| known.add(word));
+                for word in line.split_whitespace().chain([EOS]) {
+                    known.add(word);
+                }
             }
         }
-        [EOS, UNKNOWN].into_iter().for_each(|word| known.add(word));
+        known.add(EOS);
+        known.add(UNKNOWN);
         known
     }
 

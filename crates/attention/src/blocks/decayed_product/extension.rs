@@ -62,16 +62,15 @@ impl<B: DecayedProduct, C: CheckpointStrategy> DecayedProduct for Autodiff<B, C>
         plan: Plan,
     ) -> FloatTensor<Self> {
         let nodes = [q.node(), k.node(), v.node(), state.node()];
+        let run = |[q, k, v, state]: [FloatTensor<Self>; 4], plan| {
+            B::decayed_product(q.into_primitive(), k.into_primitive(), v.into_primitive(), state.into_primitive(), plan)
+        };
         match Node.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let saved = [&q, &k, &v, &state].map(|x| prep.checkpoint(x));
-                let [q, k, v, state] = [q, k, v, state].map(|x| x.into_primitive());
-                prep.finish((saved, plan.clone()), B::decayed_product(q, k, v, state, plan))
+                prep.finish((saved, plan.clone()), run([q, k, v, state], plan))
             }
-            OpsKind::UnTracked(prep) => {
-                let [q, k, v, state] = [q, k, v, state].map(|x| x.into_primitive());
-                prep.finish(B::decayed_product(q, k, v, state, plan))
-            }
+            OpsKind::UnTracked(prep) => prep.finish(run([q, k, v, state], plan)),
         }
     }
 }

@@ -101,6 +101,7 @@ fn lengths_around_a_chunk_and_several_runs_of_chunks_agree_with_the_definition()
 }
 
 #[test]
+#[allow(clippy::print_stdout, reason = "names the case that failed")]
 fn extreme_decays_strengths_and_keys_agree_with_the_definition() {
     for (name, decay, beta, key) in [
         ("no decay", 0.0, 0.5, 1.0),
@@ -179,6 +180,32 @@ fn the_gradient_of_one_decay_per_head_is_summed_over_the_channels() {
     let wide = wide.detach().require_grad();
     let (o, state) = kimi_delta(q, k, v, wide.clone(), beta, KimiDeltaOptions::default()).unwrap();
     assert_close("dg", &got, &wide.grad(&loss(o, state).backward()).unwrap().sum_dim(3), 1e-12);
+}
+
+#[test]
+fn gradients_do_not_depend_on_checkpointing_and_flow_through_the_state_alone() {
+    let problem = Problem::new(&mut Sampler::new(15), [1, 40, 2, 2], [3, 2], -1.0);
+    let [plain, balanced] = [cpu().autodiff(), cpu().autodiff().gradient_checkpointing()].map(|device| {
+        let (floats, beta) = problem.inputs(DType::F64, &device);
+        let floats = floats.map(Tensor::require_grad);
+        let (_, state) = compute((floats.clone(), beta), Some(16));
+        let grads = state.square().sum().backward();
+        floats.map(|x| x.grad(&grads).unwrap())
+    });
+    for (plain, balanced) in plain.iter().zip(&balanced) {
+        assert_close("gradient", balanced, plain, 0.0);
+    }
+    assert!(plain[0].clone().abs().max().into_scalar::<f64>() == 0.0, "the state does not depend on the queries");
+    assert!(plain[1].clone().abs().max().into_scalar::<f64>() > 1e-3);
+}
+
+#[test]
+fn outputs_stay_on_the_device_of_untracked_inputs() {
+    let device = cpu().autodiff();
+    let (inputs, beta) = Problem::new(&mut Sampler::new(16), [1, 5, 1, 1], [3, 2], -1.0).inputs(DType::F32, &device);
+    let (o, state) = compute((inputs, beta), Some(16));
+    assert_eq!((o.device(), state.device()), (device.clone(), device));
+    assert!(!o.is_tracked());
 }
 
 #[test]

@@ -9,14 +9,12 @@ use crate::{
 
 #[test]
 fn goldens_of_the_operation_through_every_algorithm() {
-    let kinds: &[(&str, fn(&Case))] = &[("op.lightning_attention", op), ("op.decay_slopes", slopes)];
-    run("lightning-attention", &["op.", "layer."], kinds);
+    run("lightning-attention", &["op.", "layer."], &[("op.lightning_attention", op), ("op.decay_slopes", slopes)]);
 }
 
 #[test]
 fn goldens_of_the_layer_and_its_parts() {
-    let kinds: &[(&str, fn(&Case))] = &[("op.srmsnorm", norm), ("layer.lrpe", lrpe), ("layer.sglu", sglu), ("layer.tnl_gla", layer)];
-    run("tnl", &["op.", "layer."], kinds);
+    run("tnl", &["op.", "layer."], &[("op.srmsnorm", norm), ("layer.lrpe", lrpe), ("layer.sglu", sglu), ("layer.tnl_gla", layer)]);
 }
 
 fn op(case: &Case) {

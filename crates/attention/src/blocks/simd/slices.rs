@@ -24,7 +24,7 @@ pub(crate) fn vectorised<R>(body: impl FnOnce() -> R) -> R {
 pub(crate) fn exp(x: f32) -> f32 {
     // x = n ln 2 + r with |r| ≤ ln 2 / 2; adding 1.5·2²³ rounds to the nearest n and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-87.0, 88.0);
     let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);

@@ -1,0 +1,7 @@
+//! Vector code for the processor at hand, for kernels on slices.
+
+mod slices;
+mod tiles;
+
+pub(crate) use slices::{exp, max, normal, sigmoid, sum, sum2, vectorised};
+pub(crate) use tiles::{Band, Product, Strided, dot, exp2, multiply, scratch};
