@@ -18,6 +18,10 @@ use regard::{
 };
 use regard_models::{DecoderConfig, Positions};
 
+/// As in the command `regard`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const BATCH: usize = 12;
 const CONTEXT: usize = 64;
 const VOCAB: usize = 65;
