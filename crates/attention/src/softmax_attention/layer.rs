@@ -41,9 +41,12 @@ impl SoftmaxAttentionConfig {
     /// The layer for width `d_model`.
     ///
     /// # Errors
-    /// If the heads do not divide the width, the key/value heads do not divide the heads, or a rotated head has an odd width.
+    /// If the width is 0, the heads do not divide it, the key/value heads do not divide the heads, or a rotated head has an odd width.
     pub fn init(&self, d_model: usize, _place: LayerPlace, device: &Device) -> Result<SoftmaxAttention> {
         const OP: &str = "softmax";
+        if d_model == 0 {
+            return Err(Error::argument(OP, "d_model", "at least 1", 0));
+        }
         if self.heads == 0 || !d_model.is_multiple_of(self.heads) {
             return Err(Error::argument(OP, "heads", format!("a divisor of d_model = {d_model}"), self.heads));
         }
