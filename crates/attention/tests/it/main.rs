@@ -2,3 +2,4 @@
 //! registered.
 
 mod mixers;
+mod readme;
