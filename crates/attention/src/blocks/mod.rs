@@ -4,6 +4,7 @@ mod activation;
 mod custom_gradient;
 mod decayed_product;
 mod kernel;
+mod linear;
 mod loss;
 mod mlp;
 mod norm;
@@ -13,12 +14,14 @@ mod rotary;
 mod scan;
 mod short_conv;
 pub(crate) mod simd;
+mod split;
 #[cfg(test)]
 mod tests;
 
 pub use activation::{gelu, sigmoid, silu_gate};
 pub(crate) use custom_gradient::{GradientRule, with_gradient};
 pub(crate) use decayed_product::decayed_product;
+pub use linear::{linear, project};
 pub use loss::cross_entropy;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
 pub use norm::{Norm, NormKind, l2_norm, srms_norm};
@@ -26,3 +29,4 @@ pub(crate) use packed::check_cu_seqlens;
 pub use rotary::rotary;
 pub(crate) use scan::{LOG_ZERO, prefix_sum, running_log_sum_exp};
 pub use short_conv::ShortConv;
+pub use split::split;

@@ -1,11 +1,11 @@
 use burn::{
     module::Module,
     nn::{Dropout, Embedding, Linear},
-    tensor::{Bool, Int, Tensor, module::linear},
+    tensor::{Bool, Int, Tensor},
 };
 use regard::{
     Error, MixerMemory, MixerState, Result, SequenceMixer,
-    blocks::{Norm, cross_entropy},
+    blocks::{Norm, cross_entropy, linear, project},
 };
 
 use super::block::Block;
@@ -153,7 +153,7 @@ impl Decoder {
     fn logits(&self, x: Tensor<3>) -> Tensor<3> {
         let x = self.norm.forward(x);
         match &self.head {
-            Some(head) => head.forward(x),
+            Some(head) => project(head, x),
             None => linear(x, self.embedding.weight.val().transpose(), None),
         }
     }

@@ -36,7 +36,7 @@ pub(super) fn forward(logits: Flat, targets: IntTensor<Flex>, ignore: i64) -> Fl
             if target == ignore {
                 return 0.0;
             }
-            let (highest, rest) = vectorised(|| log_sum_exp(row));
+            let (highest, rest) = vectorised(log_sum_exp, row);
             rest - (row[target as usize] - highest)
         })
         .collect();
@@ -55,16 +55,20 @@ pub(super) fn backward(logits: Flat, targets: IntTensor<Flex>, grad: Flat, ignor
         .with_min_len(rows_per_task(width))
         .filter(|(_, (target, _))| **target != ignore)
         .for_each(|((dx, row), (&target, &g))| {
-            vectorised(|| {
-                let (highest, rest) = log_sum_exp(row);
-                let shift = highest + rest;
-                for (dx, &x) in dx.iter_mut().zip(row) {
-                    *dx = g * exp(x - shift);
-                }
-            });
+            vectorised(weighted_softmax, (dx, row, g));
             dx[target as usize] -= g;
         });
     tensor(dx, &logits)
+}
+
+/// `dx = g softmax(x)`
+#[inline(always)]
+fn weighted_softmax((dx, x, g): (&mut [f32], &[f32], f32)) {
+    let (highest, rest) = log_sum_exp(x);
+    let shift = highest + rest;
+    for (dx, &x) in dx.iter_mut().zip(x) {
+        *dx = g * exp(x - shift);
+    }
 }
 
 fn rows_per_task(width: usize) -> usize {

@@ -5,8 +5,11 @@
 
 mod activation;
 mod autodiff;
+mod linear;
 mod loss;
 mod norm;
+
+pub(crate) use linear::linear;
 
 use burn::{
     backend::{
