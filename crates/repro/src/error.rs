@@ -31,14 +31,14 @@ pub enum Error {
         suggestion: Option<&'static str>,
     },
     /// A candidate cannot be built in the size that all candidates get.
-    #[error("the size {size} does not fit the mixer `{candidate}`: {}", rule(source))]
+    #[error("the size {size} does not fit the mixer `{candidate}`: {rule}")]
     Size {
         /// The size.
         size: Size,
         /// The candidate.
         candidate: String,
-        /// What its mixer says.
-        source: regard::Error,
+        /// What its mixer asks for.
+        rule: String,
     },
     /// No inner width gives a candidate the common number of weights.
     #[error("`{candidate}` cannot have {target} weights: without its channel mixers it has {fixed}")]
@@ -111,12 +111,6 @@ impl Error {
         let path = path.into();
         move |source| Self::File { path, source }
     }
-}
-
-/// What a mixer objects to, without its name.
-fn rule(error: &regard::Error) -> String {
-    let text = error.to_string();
-    text.split_once(": ").map_or(text.clone(), |(_, rule)| rule.to_owned())
 }
 
 /// The result of this crate's functions.

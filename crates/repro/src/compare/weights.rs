@@ -45,7 +45,11 @@ pub(super) fn match_weights(config: &CompareConfig, vocab: usize) -> Result<Vec<
 fn match_one(config: &CompareConfig, candidate: &Candidate, vocab: usize, target: usize) -> Result<MatchedCandidate> {
     let narrow = config.model(candidate, vocab, 1);
     let per_unit = config.size.layers * narrow.mlp.weights_per_unit(config.size.d_model);
-    let unfit = |source| Error::Size { size: config.size, candidate: candidate.name.clone(), source };
+    let unfit = |error: regard::Error| {
+        let text = error.to_string();
+        let rule = text.split_once(": ").map_or(text.as_str(), |(_, rule)| rule).to_owned();
+        Error::Size { size: config.size, candidate: candidate.name.clone(), rule }
+    };
     let fixed = weights(&narrow).map_err(unfit)? - per_unit;
     if fixed + per_unit > target {
         return Err(Error::Unmatched { candidate: candidate.name.clone(), target, fixed });

@@ -61,6 +61,7 @@ fn sha256() -> &'static str {
     Box::leak(text.into_boxed_str())
 }
 
+#[allow(clippy::print_stderr)]
 fn curl_is_missing() -> bool {
     let missing = Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err();
     if missing {
@@ -83,6 +84,7 @@ fn every_name_has_an_entry_and_every_file_a_checksum_and_a_fixed_revision() {
 }
 
 #[test]
+#[allow(clippy::print_stderr)]
 fn the_checksums_are_those_of_the_files_at_hand() {
     let Some(data) = std::env::var_os("REGARD_DATA").map(PathBuf::from) else {
         eprintln!("skipped: $REGARD_DATA names no folder");
