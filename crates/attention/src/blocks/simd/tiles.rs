@@ -72,6 +72,8 @@ pub(crate) enum Band {
     Full,
     /// C is keys × queries: blocks of it that no query sees are left as they are.
     Output(isize),
+    /// C is queries × keys: blocks of it that no query sees are left as they are.
+    Scores(isize),
     /// A is queries × keys: the sum over keys ends behind the last that a row sees.
     Until(isize),
     /// A is keys × queries: the sum over queries starts at the first that sees a row.
@@ -81,11 +83,12 @@ pub(crate) enum Band {
 impl Band {
     /// The terms of the sums for a block of rows and columns of C; `None` if the block is not wanted.
     #[inline(always)]
-    fn terms(self, rows: Range<usize>, columns_end: usize, inner: usize) -> Option<Range<usize>> {
+    fn terms(self, rows: Range<usize>, columns: Range<usize>, inner: usize) -> Option<Range<usize>> {
         let clip = |x: isize| x.clamp(0, inner as isize) as usize;
         match self {
             Self::Full => Some(0..inner),
-            Self::Output(offset) => (rows.start as isize <= columns_end as isize - 1 + offset).then_some(0..inner),
+            Self::Output(offset) => (rows.start as isize <= columns.end as isize - 1 + offset).then_some(0..inner),
+            Self::Scores(offset) => (columns.start as isize <= rows.end as isize - 1 + offset).then_some(0..inner),
             Self::Until(offset) => Some(0..clip(rows.end as isize + offset)),
             Self::From(offset) => Some(clip(rows.start as isize - offset)..inner),
         }
@@ -172,7 +175,7 @@ impl Product {
     /// R rows × V vectors of C, held in registers over the whole sum.
     #[inline(always)]
     unsafe fn block<S: Simd, const R: usize, const V: usize, const TAIL: bool>(&self, simd: S, row: usize, column: usize, width: usize) {
-        let Some(terms) = self.band.terms(row..row + R, column + width, self.inner) else { return };
+        let Some(terms) = self.band.terms(row..row + R, column..column + width, self.inner) else { return };
         let mask = simd.mask_between_m32s(0, width.min(S::F32_LANES) as u32);
         // SAFETY: forwarded from `multiply`; `TAIL` blocks have one vector, of which the mask covers `width` lanes.
         unsafe {
@@ -263,7 +266,7 @@ mod tests {
             let (a, b, before) = (draw(m * inner), draw(inner * n), draw(m * n));
             let (turned, add) = (s.flip(), s.flip());
             let offset = s.size(0, 30) as isize - 10;
-            let band = s.pick(&[Band::Full, Band::Output(offset), Band::Until(offset), Band::From(offset)]);
+            let band = s.pick(&[Band::Full, Band::Output(offset), Band::Scores(offset), Band::Until(offset), Band::From(offset)]);
             let a_of = Strided { ptr: a.as_ptr(), row: if turned { 1 } else { inner }, column: if turned { m } else { 1 } };
             let mut c = before.clone();
             let (b_row, c_row) = (n, n);
@@ -274,6 +277,7 @@ mod tests {
                 let certain = match band {
                     Band::Full => true,
                     Band::Output(_) => sees(j, i),
+                    Band::Scores(_) => sees(i, j),
                     Band::Until(_) => (0..inner).all(|key| sees(i, key)),
                     Band::From(_) => (0..inner).all(|query| sees(query, i)),
                 };

@@ -1,22 +1,18 @@
 //! Attention as one node of the graph with two outputs.
 
-use std::sync::{Arc, Mutex};
-
-use burn::{
-    backend::{
-        Autodiff, Backend, TensorMetadata,
-        autodiff::{
-            NodeId,
-            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-            grads::Gradients as Tape,
-            ops::{Backward, NodeGuard, Ops, OpsKind},
-        },
-        tensor::FloatTensor,
+use burn::backend::{
+    Autodiff, Backend, TensorMetadata,
+    autodiff::{
+        NodeId,
+        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+        grads::Gradients as Tape,
+        ops::{Backward, NodeGuard, Ops, OpsKind},
     },
-    tensor::Shape,
+    tensor::FloatTensor,
 };
 
 use super::{Inputs, Maybe, MaybeBool, Options, Saved, SoftmaxKernel};
+use crate::blocks::{SecondCotangent, second_output};
 
 impl<B: SoftmaxKernel, C: CheckpointStrategy> SoftmaxKernel for Autodiff<B, C> {
     fn softmax_forward(inputs: Inputs<Self>, options: Options) -> (FloatTensor<Self>, FloatTensor<Self>) {
@@ -51,7 +47,7 @@ fn attend<B: SoftmaxKernel, C: CheckpointStrategy, const N: usize>(
     inputs: Inputs<B>,
     options: Options,
 ) -> [FloatTensor<Autodiff<B, C>>; 2] {
-    let slot = Slot::<B>::default();
+    let slot = SecondCotangent::<B>::default();
     let (o, lse) = B::softmax_forward(inputs.clone(), options);
     let o = match AttentionBackward.prepare::<C>(parents).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
@@ -60,15 +56,9 @@ fn attend<B: SoftmaxKernel, C: CheckpointStrategy, const N: usize>(
         }
         OpsKind::UnTracked(prep) => prep.finish(o),
     };
-    let lse = match LseBackward.prepare::<C>([o.node()]).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish(slot, lse),
-        OpsKind::UnTracked(prep) => prep.finish(lse),
-    };
+    let lse = second_output::<B, C>(&o, lse, slot);
     [o, lse]
 }
-
-/// Where the node of the log-sum-exp leaves its cotangent for the node of the output.
-type Slot<B> = Arc<Mutex<Option<FloatTensor<B>>>>;
 
 #[derive(Clone, Debug)]
 struct State<B: Backend> {
@@ -76,7 +66,7 @@ struct State<B: Backend> {
     options: Options,
     o: FloatTensor<B>,
     lse: FloatTensor<B>,
-    d_lse: Slot<B>,
+    d_lse: SecondCotangent<B>,
 }
 
 /// The node of the output, child of the inputs.
@@ -91,7 +81,7 @@ impl<B: SoftmaxKernel, const N: usize> Backward<B, N> for AttentionBackward {
         let d_o = tape.consume::<B>(&ops.node);
         // If only the log-sum-exp is used, what arrives is its placeholder.
         let d_o = if d_o.shape() == o.shape() { Maybe::Some(d_o) } else { Maybe::None };
-        let d_lse = d_lse.lock().ok().and_then(|mut slot| slot.take());
+        let d_lse = d_lse.take();
         let parents: [Option<NodeId>; N] = ops.parents.map(|node| node.map(|node| node.id));
         let present = [true, true, true, matches!(inputs.bias, Maybe::Some(_)), matches!(inputs.distances, Maybe::Some(_))];
         let mut parents = parents.into_iter();
@@ -104,24 +94,5 @@ impl<B: SoftmaxKernel, const N: usize> Backward<B, N> for AttentionBackward {
                 tape.register::<B>(parent, gradient);
             }
         }
-    }
-}
-
-/// The node of the log-sum-exp. A step has one output, so this is a child of the output's node, run before it: it leaves its cotangent
-/// in the slot and a zero that keeps the other step from going without a cotangent.
-#[derive(Debug)]
-struct LseBackward;
-
-impl<B: Backend> Backward<B, 1> for LseBackward {
-    type State = Slot<B>;
-
-    fn backward(self, ops: Ops<Self::State, 1>, tape: &mut Tape, _: &mut Checkpointer) {
-        let cotangent = tape.consume::<B>(&ops.node);
-        let [Some(output)] = ops.parents else { return };
-        let zero = B::float_zeros(Shape::new([1, 1, 1, 1]), &cotangent.device(), cotangent.dtype().into());
-        if let Ok(mut slot) = ops.state.lock() {
-            *slot = Some(cotangent);
-        }
-        tape.register::<B>(output.id, zero);
     }
 }
