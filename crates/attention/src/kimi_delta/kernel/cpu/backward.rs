@@ -9,7 +9,7 @@ use super::{
     problem::{Place, Problem, Sizes, row_of},
     solve::{Solve, solve},
 };
-use crate::blocks::simd::{Band, Product, Strided, Target, View, multiply, scratch, sum, sum2, transpose};
+use crate::blocks::simd::{Band, Product, Strided, Target, View, multiply, prefetch, scratch, sum, sum2, transpose};
 
 /// Where the gradients of a pass go. Views are of `[B, heads, T, width]`.
 pub(crate) struct Targets<'a> {
@@ -54,11 +54,14 @@ impl Differentiated {
         }
     }
 
-    /// The gradient of the outputs of the chunk into the workspace.
+    /// The gradient of the outputs of the chunk into the workspace; meanwhile asks for that of the chunk `ahead`.
     #[inline(always)]
-    pub(super) fn load(&mut self, problem: &Problem, place: &Place, d_o: &View) {
+    pub(super) fn load(&mut self, problem: &Problem, place: &Place, ahead: Option<Place>, d_o: &View) {
         let v = problem.sizes.v;
         for i in 0..place.n {
+            if let Some(ahead) = &ahead {
+                prefetch(d_o.row(ahead.batch, ahead.head, ahead.start + i), v);
+            }
             self.upstream[2 * i * self.v_row..][..v].copy_from_slice(problem.row(d_o, place, place.head, i, v));
         }
     }
@@ -174,14 +177,14 @@ impl Differentiated {
     ) {
         // SAFETY: the workspace and the memories hold a chunk's rows.
         unsafe { self.over_values(simd, problem, chunk, memory, d_state) };
-        self.through_rows(simd, problem, place, chunk);
+        self.through_rows(simd, chunk);
         self.through_end(problem, chunk, memory, d_state);
         self.through_columns(simd, chunk);
         for (_, tokens) in chunk.blocks() {
             self.undecay(chunk, tokens.clone());
             let (k_row, c_row, start) = (chunk.k_row, chunk.c_row, tokens.start);
             let (rows, columns) = (&mut self.rows[2 * start * k_row..], &mut self.columns[start * k_row..]);
-            pairs::backward(chunk, problem, place, tokens, &self.products[2 * start * c_row..], rows, columns);
+            pairs::backward(chunk, problem.scale, tokens, &self.products[2 * start * c_row..], rows, columns);
         }
         // SAFETY: the caller owns the rows.
         unsafe { self.finish(problem, place, chunk, targets, first) };
@@ -228,7 +231,7 @@ impl Differentiated {
 
     /// Through the products between blocks to the rows, block by block. Leaves `ends` at the end of the chunk.
     #[inline(always)]
-    fn through_rows<S: Simd>(&mut self, simd: S, problem: &Problem, place: &Place, chunk: &Prepared) {
+    fn through_rows<S: Simd>(&mut self, simd: S, chunk: &Prepared) {
         let (k, k_row, c_row) = (chunk.k, chunk.k_row, chunk.c_row);
         for (r, tokens) in chunk.blocks() {
             let before = &chunk.before[r * k_row..][..k];
@@ -260,7 +263,7 @@ impl Differentiated {
                 }
             }
             for i in tokens {
-                let (key, until) = (problem.key(place, i), &chunk.until[i * k_row..][..k]);
+                let (key, until) = (chunk.key(i), &chunk.until[i * k_row..][..k]);
                 for ((x, key), until) in self.ends[i * k_row..][..k].iter_mut().zip(key).zip(until) {
                     *x = key * until;
                 }
@@ -337,8 +340,8 @@ impl Differentiated {
         let whole = &mut self.whole[..k];
         for i in (0..chunk.n).rev() {
             let token = place.start + i;
-            let (scale, beta) = (problem.scale, problem.strength(place, i));
-            let (query, key, value) = (problem.query(place, i), problem.key(place, i), problem.value(place, i));
+            let (scale, beta) = (problem.scale, chunk.beta[i]);
+            let (query, key, value) = (chunk.query(i), chunk.key(i), problem.value(place, i));
             let (row_q, row_k) = self.rows[2 * i * k_row..][..k_row + k].split_at(k_row);
             let (row_q, column) = (&row_q[..k], &self.columns[i * k_row..][..k]);
             let own = self.products[2 * i * chunk.c_row + i];
@@ -354,15 +357,20 @@ impl Differentiated {
                 )
             };
             let (d_q, d_k) = (&mut d_q[..k], &mut d_k[..k]);
-            if first {
-                d_q.fill(0.0);
-                d_k.fill(0.0);
-            }
             for d in 0..k {
                 let (q, beta_k) = (query[d] * scale, key[d] * beta);
                 whole[d] += q * row_q[d] + beta_k * row_k[d] - key[d] * column[d];
-                d_q[d] += scale * own.mul_add(key[d], row_q[d]);
-                d_k[d] += own.mul_add(q, beta.mul_add(row_k[d], column[d]));
+            }
+            if first {
+                for d in 0..k {
+                    d_q[d] = scale * own.mul_add(key[d], row_q[d]);
+                    d_k[d] = own.mul_add(query[d] * scale, beta.mul_add(row_k[d], column[d]));
+                }
+            } else {
+                for d in 0..k {
+                    d_q[d] += scale * own.mul_add(key[d], row_q[d]);
+                    d_k[d] += own.mul_add(query[d] * scale, beta.mul_add(row_k[d], column[d]));
+                }
             }
             for (x, d_write) in d_v.iter_mut().zip(d_write) {
                 *x = -beta * d_write;

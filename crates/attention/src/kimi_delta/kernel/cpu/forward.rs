@@ -55,7 +55,7 @@ unsafe impl Sync for Memory {}
 pub(super) unsafe fn write<S: Simd>(simd: S, problem: &Problem, place: &Place, chunk: &Prepared, memory: Memory, columns: Range<usize>) {
     let k = chunk.k;
     for i in 0..chunk.n {
-        let beta = problem.strength(place, i);
+        let beta = chunk.beta[i];
         // SAFETY: the caller's promise.
         let row = unsafe { memory.part(k + i, &columns) };
         for (x, v) in row.iter_mut().zip(&problem.value(place, i)[columns.clone()]) {

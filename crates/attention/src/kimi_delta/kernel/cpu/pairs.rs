@@ -2,10 +2,7 @@
 
 use std::ops::Range;
 
-use super::{
-    prepare::Prepared,
-    problem::{BLOCK, Place, Problem},
-};
+use super::{prepare::Prepared, problem::BLOCK};
 
 /// One number per token of a block, or per channel of eight.
 type Eight = [f32; BLOCK];
@@ -13,12 +10,12 @@ type Eight = [f32; BLOCK];
 /// The products of the queries, and of the keys times β, of a block with its own keys; zeros above the diagonal, and further on as far
 /// as a row of a block of registers may reach.
 #[inline(always)]
-pub(super) fn scores(chunk: &mut Prepared, problem: &Problem, place: &Place, tokens: Range<usize>) {
+pub(super) fn scores(chunk: &mut Prepared, scale: f32, tokens: Range<usize>) {
     let (m, k) = (tokens.len(), chunk.k);
     let row = |i: usize| tokens.start + i.min(m - 1);
     let decay: [&[f32]; BLOCK] = std::array::from_fn(|i| &chunk.decay[row(i) * chunk.k_row..][..k]);
-    let query: [&[f32]; BLOCK] = std::array::from_fn(|i| &problem.query(place, row(i))[..k]);
-    let key: [&[f32]; BLOCK] = std::array::from_fn(|i| &problem.key(place, row(i))[..k]);
+    let query: [&[f32]; BLOCK] = std::array::from_fn(|i| chunk.query(row(i)));
+    let key: [&[f32]; BLOCK] = std::array::from_fn(|i| chunk.key(row(i)));
     let (mut of_query, mut of_key) = ([[0.0_f32; BLOCK]; BLOCK], [[0.0_f32; BLOCK]; BLOCK]);
     for d in 0..k {
         // Key j of channel d, decayed to token i, in lane j.
@@ -34,7 +31,7 @@ pub(super) fn scores(chunk: &mut Prepared, problem: &Problem, place: &Place, tok
     }
     for i in 0..m {
         let token = tokens.start + i;
-        let beta = problem.strength(place, token);
+        let beta = chunk.beta[token];
         let (rows, end) = (&mut chunk.left[2 * token * chunk.left_row..], tokens.start + 2 * BLOCK);
         let (of_q, of_k) = rows.split_at_mut(chunk.left_row);
         let room = chunk.left_row.min(k + end);
@@ -42,7 +39,7 @@ pub(super) fn scores(chunk: &mut Prepared, problem: &Problem, place: &Place, tok
         of_q.fill(0.0);
         of_k.fill(0.0);
         for j in 0..=i {
-            of_q[j] = of_query[i][j] * problem.scale;
+            of_q[j] = of_query[i][j] * scale;
         }
         for j in 0..i {
             of_k[j] = of_key[i][j] * beta;
@@ -60,24 +57,16 @@ fn add(sum: &mut Eight, factor: f32, x: &Eight) {
 /// Adds what a block's own products pass on: to the gradients of its scaled queries and keys times β as rows (alternating, `[2·m, K]`),
 /// and of its keys as columns (`[m, K]`), given those of the products (alternating, `[2·m, C]`).
 #[inline(always)]
-pub(super) fn backward(
-    chunk: &Prepared,
-    problem: &Problem,
-    place: &Place,
-    tokens: Range<usize>,
-    products: &[f32],
-    rows: &mut [f32],
-    columns: &mut [f32],
-) {
+pub(super) fn backward(chunk: &Prepared, scale: f32, tokens: Range<usize>, products: &[f32], rows: &mut [f32], columns: &mut [f32]) {
     let (m, k, k_row) = (tokens.len(), chunk.k, chunk.k_row);
     let token = |i: usize| tokens.start + i.min(m - 1);
     let decay: [&[f32]; BLOCK] = std::array::from_fn(|i| &chunk.decay[token(i) * k_row..][..k]);
-    let query: [&[f32]; BLOCK] = std::array::from_fn(|i| &problem.query(place, token(i))[..k]);
-    let key: [&[f32]; BLOCK] = std::array::from_fn(|i| &problem.key(place, token(i))[..k]);
+    let query: [&[f32]; BLOCK] = std::array::from_fn(|i| chunk.query(token(i)));
+    let key: [&[f32]; BLOCK] = std::array::from_fn(|i| chunk.key(token(i)));
     // The factors of tokens that are missing in a short block are 0.
     let (mut of_query, mut of_key, mut beta) = ([[0.0_f32; BLOCK]; BLOCK], [[0.0_f32; BLOCK]; BLOCK], [0.0_f32; BLOCK]);
     for i in 0..m {
-        beta[i] = problem.strength(place, tokens.start + i);
+        beta[i] = chunk.beta[tokens.start + i];
         for j in 0..i {
             of_query[i][j] = products[2 * i * chunk.c_row + tokens.start + j];
             of_key[i][j] = products[(2 * i + 1) * chunk.c_row + tokens.start + j];
@@ -99,7 +88,7 @@ pub(super) fn backward(
                 add(&mut row_k[i], of_key[i][j], &decayed);
             }
         }
-        let queries: [Eight; BLOCK] = std::array::from_fn(|i| scaled(&eight(query[i], start, width), problem.scale));
+        let queries: [Eight; BLOCK] = std::array::from_fn(|i| scaled(&eight(query[i], start, width), scale));
         let beta_keys: [Eight; BLOCK] = std::array::from_fn(|i| scaled(&keys[i], beta[i]));
         let mut column = [[0.0_f32; BLOCK]; BLOCK];
         for j in 0..BLOCK {

@@ -20,6 +20,11 @@ pub(super) struct Prepared {
     pub(super) k_row: usize,
     pub(super) c_row: usize,
     pub(super) left_row: usize,
+    /// The inputs, side by side: a chunk's rows lie far apart in the tensors, often in the same few sets of a cache. `[C, K]`
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    /// β. `[C]`
+    pub(super) beta: Vec<f32>,
     /// `exp(g)`. `[C, K]`
     pub(super) decay: Vec<f32>,
     /// From the start of the block through token i. `[C, K]`
@@ -51,6 +56,9 @@ impl Prepared {
             k_row,
             c_row,
             left_row,
+            queries: scratch(c * k_row),
+            keys: scratch(c * k_row),
+            beta: scratch(c),
             decay: scratch(c * k_row),
             since: scratch(c * k_row),
             until: scratch(c * k_row),
@@ -70,6 +78,18 @@ impl Prepared {
         (0..n.div_ceil(BLOCK)).map(move |r| (r, r * BLOCK..(r * BLOCK + BLOCK).min(n)))
     }
 
+    /// The query of a token. `[K]`
+    #[inline(always)]
+    pub(super) fn query(&self, i: usize) -> &[f32] {
+        &self.queries[i * self.k_row..][..self.k]
+    }
+
+    /// The key of a token. `[K]`
+    #[inline(always)]
+    pub(super) fn key(&self, i: usize) -> &[f32] {
+        &self.keys[i * self.k_row..][..self.k]
+    }
+
     /// Decay over the whole chunk. `[K]`
     pub(super) fn total(&self) -> &[f32] {
         &self.before[self.n.div_ceil(BLOCK) * self.k_row..][..self.k]
@@ -80,14 +100,22 @@ impl Prepared {
         Strided::rows(self.left[if keys { self.left_row } else { 0 }..].as_ptr(), 2 * self.left_row)
     }
 
+    /// Computes the chunk, asking for each block before it is needed, the last time for the first of the chunk `ahead`.
     #[inline(always)]
-    pub(super) fn fill<S: Simd>(&mut self, simd: S, problem: &Problem, place: &Place) {
+    pub(super) fn fill<S: Simd>(&mut self, simd: S, problem: &Problem, place: &Place, ahead: Option<Place>) {
         self.n = place.n;
         self.before[..self.k].fill(1.0);
         for (r, tokens) in self.blocks() {
+            // Not earlier: rows that are far apart push one another out of the caches.
+            let next = if tokens.end < place.n { Some((place, tokens.end)) } else { ahead.as_ref().map(|ahead| (ahead, 0)) };
+            if let Some((place, first)) = next {
+                for i in first..(first + BLOCK).min(place.n) {
+                    problem.prefetch(place, i);
+                }
+            }
             self.decays(problem, place, r, tokens.clone());
             self.scores(simd, r, tokens.clone());
-            pairs::scores(self, problem, place, tokens.clone());
+            pairs::scores(self, problem.scale, tokens.clone());
             self.append(r, tokens);
         }
     }
@@ -109,7 +137,10 @@ impl Prepared {
                 since[d] = since_start[d];
             }
             let (scale, beta) = (problem.scale, problem.strength(place, i));
-            let (query, key) = (problem.query(place, i), problem.key(place, i));
+            self.beta[i] = beta;
+            let (query, key) = (&mut self.queries[i * k_row..][..k], &mut self.keys[i * k_row..][..k]);
+            query.copy_from_slice(problem.query(place, i));
+            key.copy_from_slice(problem.key(place, i));
             let (rows, left) = (&mut self.rows[2 * i * k_row..], &mut self.left[2 * i * self.left_row..]);
             let (row, next_row) = rows.split_at_mut(k_row);
             let (start, next_start) = left.split_at_mut(self.left_row);
@@ -131,7 +162,7 @@ impl Prepared {
                     until[d] = flushed(later[d] * decay[d]);
                 }
             }
-            let (end, key) = (&mut self.block[i % BLOCK * k_row..][..k], problem.key(place, i));
+            let (end, key) = (&mut self.block[i % BLOCK * k_row..][..k], &self.keys[i * k_row..][..k]);
             for d in 0..k {
                 end[d] = key[d] * until[d];
             }

@@ -1,4 +1,4 @@
-use crate::blocks::simd::View;
+use crate::blocks::simd::{View, prefetch};
 
 /// Tokens per block of a chunk: between blocks decays are factored, inside one they are multiplied pair by pair.
 pub(super) const BLOCK: usize = 8;
@@ -79,6 +79,13 @@ impl Problem<'_> {
         Place { batch: sequence.batch, head, start: sequence.start + first, n: self.sizes.chunk.min(sequence.len - first) }
     }
 
+    /// The chunk behind one of a sequence, or that before it, if there is one.
+    pub(super) fn neighbour(&self, sequence: &Sequence, place: &Place, behind: bool) -> Option<Place> {
+        let n = (place.start - sequence.start) / self.sizes.chunk;
+        let n = if behind { n + 1 } else { n.checked_sub(1)? };
+        (n * self.sizes.chunk < sequence.len).then(|| self.place(sequence, place.head, n))
+    }
+
     /// The query of a token. `[K]`
     pub(super) fn query(&self, place: &Place, i: usize) -> &[f32] {
         self.row(&self.q, place, self.group(place.head), i, self.sizes.k)
@@ -102,6 +109,17 @@ impl Problem<'_> {
     /// β of a token.
     pub(super) fn strength(&self, place: &Place, i: usize) -> f32 {
         self.row(&self.beta, place, place.head, i, 1)[0]
+    }
+
+    /// Asks for what a token reads.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, place: &Place, i: usize) {
+        let (token, group) = (place.start + i, self.group(place.head));
+        prefetch(self.q.row(place.batch, group, token), self.sizes.k);
+        prefetch(self.k.row(place.batch, group, token), self.sizes.k);
+        prefetch(self.g.row(place.batch, place.head, token), self.g_width);
+        prefetch(self.v.row(place.batch, place.head, token), self.sizes.v);
+        prefetch(self.beta.row(place.batch, place.head, token), 1);
     }
 
     #[inline(always)]

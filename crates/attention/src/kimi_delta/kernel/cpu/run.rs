@@ -103,9 +103,13 @@ fn forward_head(problem: &Problem, number: usize, head: usize, initial: &View, o
     load(problem, Memory::new(&mut slots[0].memory, problem), initial, number, head);
     for group in groups(problem, sequence, head, division.group) {
         if group.len() > 1 {
-            slots.par_iter_mut().zip(&group).for_each(|(slot, place)| arch.dispatch(Fill { chunk: &mut slot.chunk, problem, place }));
+            slots
+                .par_iter_mut()
+                .zip(&group)
+                .for_each(|(slot, place)| arch.dispatch(Fill { chunk: &mut slot.chunk, problem, place, ahead: None }));
         } else {
-            arch.dispatch(Fill { chunk: &mut slots[0].chunk, problem, place: &group[0] });
+            let ahead = problem.neighbour(sequence, &group[0], true);
+            arch.dispatch(Fill { chunk: &mut slots[0].chunk, problem, place: &group[0], ahead });
         }
         let memories: Vec<Memory> = slots.iter_mut().map(|slot| Memory::new(&mut slot.memory, problem)).collect();
         for (slot, place) in slots.iter_mut().zip(&group) {
@@ -153,6 +157,7 @@ struct Fill<'a> {
     chunk: &'a mut Prepared,
     problem: &'a Problem<'a>,
     place: &'a Place,
+    ahead: Option<Place>,
 }
 
 impl WithSimd for Fill<'_> {
@@ -160,7 +165,7 @@ impl WithSimd for Fill<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        self.chunk.fill(simd, self.problem, self.place);
+        self.chunk.fill(simd, self.problem, self.place, self.ahead);
     }
 }
 
@@ -255,7 +260,8 @@ fn backward_heads(
             each_slot(&mut slots, parallel, group.len(), |i, slot| {
                 let memory = Memory::new(&mut slot.memory, problem);
                 load(problem, memory, &cotangents.states, first_chunk + i, head);
-                arch.dispatch(Again { problem, place: &group[i], slot, memory, d_o: &cotangents.o });
+                let ahead = if parallel { None } else { problem.neighbour(sequence, &group[i], false) };
+                arch.dispatch(Again { problem, place: &group[i], ahead, slot, memory, d_o: &cotangents.o });
             });
             let d_memories: Vec<Memory> = d_states.iter_mut().map(|d| Memory::new(d, problem)).collect();
             let upstream: Vec<Upstream> = slots.iter_mut().map(|slot| Upstream(slot.differentiated.upstream())).collect();
@@ -284,6 +290,7 @@ fn each_slot(slots: &mut [BackwardSlot], parallel: bool, count: usize, f: impl F
 struct Again<'a> {
     problem: &'a Problem<'a>,
     place: &'a Place,
+    ahead: Option<Place>,
     slot: &'a mut BackwardSlot,
     memory: Memory,
     d_o: &'a View<'a>,
@@ -294,11 +301,11 @@ impl WithSimd for Again<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { problem, place, slot, memory, d_o } = self;
-        slot.chunk.fill(simd, problem, place);
+        let Self { problem, place, ahead, slot, memory, d_o } = self;
+        slot.chunk.fill(simd, problem, place, ahead);
         // SAFETY: this task alone has the slot.
         unsafe { write(simd, problem, place, &slot.chunk, memory, 0..problem.sizes.v) };
-        slot.differentiated.load(problem, place, d_o);
+        slot.differentiated.load(problem, place, ahead, d_o);
     }
 }
 
