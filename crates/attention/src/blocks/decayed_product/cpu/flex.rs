@@ -16,7 +16,7 @@ use super::{
     decay::Decay,
     schedule::{Pass, WORTH_A_THREAD, run},
     step::Step,
-    sweep::{Direction, Sweep},
+    sweep::{Direction, Roles, Sweep},
 };
 use crate::blocks::{
     Maybe,
@@ -63,9 +63,9 @@ pub(in super::super) fn forward(inputs: Inputs<Flex>, plan: &Plan) -> (FlexTenso
     if longest(&sequences) <= STEPS {
         steps([q, k, v], [h, d_k, d_v], &sequences, plan, states, &o.target());
     } else {
-        let sweep = Sweep::new([q, k, v], Direction::Past);
+        let sweep = Sweep::new(Roles { a: q, b: k, c: v }, None, Direction::Past);
         let decay = decay(plan, h, longest(&sequences));
-        run(&mut [Pass { sweep, out: Some(o.target()), states }], &sequences, h, &decay);
+        run(&mut [Pass { sweep, outs: [Some(o.target()), None], states }], &sequences, h, &decay);
     }
     (o.finish(), state)
 }
@@ -101,9 +101,8 @@ fn steps(
     }
 }
 
-/// Three sweeps, with M and Λ as in the passes in tensor operations:
-/// dQ = ((dO Vᵀ) ⊙ M) K + Λ dO Sᵀ over the past, carrying Sᵀ; dK = ((V dOᵀ) ⊙ Mᵀ) Q + P V dSᵀ and dV = ((K Qᵀ) ⊙ Mᵀ) dO + P K dS from
-/// the future, carrying dSᵀ and dS.
+/// Two sweeps, with M, Λ and P as in the passes in tensor operations: dQ = ((dO Vᵀ) ⊙ M) K + Λ dO Sᵀ over the past, carrying Sᵀ;
+/// from the future, carrying dS, dV = ((K Qᵀ) ⊙ Mᵀ) dO + P K dS and its twin dK = ((V dOᵀ) ⊙ Mᵀ) Q + P V dSᵀ.
 pub(in super::super) fn backward(
     inputs: Inputs<Flex>,
     cotangents: Cotangents<Flex>,
@@ -120,21 +119,19 @@ pub(in super::super) fn backward(
         Maybe::None => vec![0.0; sequences.len() * h * d_k * d_v],
     };
     let mut state_turned = if want_q { turned(&values(inputs.state), d_k, d_v) } else { Vec::new() };
-    let mut d_state_turned = if want_k { turned(&d_state, d_k, d_v) } else { Vec::new() };
     let new = |wanted: bool, like: &FlexTensor| wanted.then(|| NewTensor::like(like, dims(like)));
     let (mut dq, mut dk, mut dv) = (new(want_q, &q), new(want_k, &k), new(want_v, &v));
     {
         let (q, k, v, d_o) = (view(&q), view(&k), view(&v), view(&d_o));
         let mut passes = Vec::new();
         if let Some(dq) = &mut dq {
-            passes.push(Pass { sweep: Sweep::new([d_o, v, k], Direction::Past), out: Some(dq.target()), states: &mut state_turned });
+            let sweep = Sweep::new(Roles { a: d_o, b: v, c: k }, None, Direction::Past);
+            passes.push(Pass { sweep, outs: [Some(dq.target()), None], states: &mut state_turned });
         }
-        if let Some(dk) = &mut dk {
-            passes.push(Pass { sweep: Sweep::new([v, d_o, q], Direction::Future), out: Some(dk.target()), states: &mut d_state_turned });
-        }
-        if want_v || want_state {
-            let out = dv.as_mut().map(NewTensor::target);
-            passes.push(Pass { sweep: Sweep::new([k, q, d_o], Direction::Future), out, states: &mut d_state });
+        if want_k || want_v || want_state {
+            let sweep = Sweep::new(Roles { a: k, b: q, c: d_o }, Some(Roles { a: v, b: d_o, c: q }), Direction::Future);
+            let outs = [&mut dv, &mut dk].map(|x| x.as_mut().map(NewTensor::target));
+            passes.push(Pass { sweep, outs, states: &mut d_state });
         }
         run(&mut passes, &sequences, h, &decay(plan, h, longest(&sequences)));
     }
@@ -162,4 +159,32 @@ fn turned(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
         }
     }
     y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs(t: usize, state: FlexTensor) -> Inputs<Flex> {
+        let draw = |shape: [usize; 4]| {
+            let values = (0..shape.iter().product()).map(|i: usize| (i % 7) as f32 - 3.0).collect::<Vec<_>>();
+            FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
+        };
+        Inputs { q: draw([1, 2, t, 3]), k: draw([1, 2, t, 3]), v: draw([1, 2, t, 5]), state }
+    }
+
+    #[test]
+    fn a_state_that_nobody_else_holds_changes_where_it_lies() {
+        let plan = Plan { slopes: None, scale: 1.0, block: 8, bounds: None };
+        for t in [1, 4, 20] {
+            let state = FlexTensor::zeros(Shape::new([1, 2, 3, 5]), DType::F32);
+            let place = state.bytes().as_ptr();
+            let (_, after) = forward(inputs(t, state), &plan);
+            assert_eq!(after.bytes().as_ptr(), place, "{t} tokens");
+            let held = after.clone();
+            let (_, next) = forward(inputs(t, after), &plan);
+            assert_eq!(held.bytes().as_ptr(), place, "{t} tokens");
+            assert_ne!(next.bytes().as_ptr(), place, "{t} tokens");
+        }
+    }
 }
