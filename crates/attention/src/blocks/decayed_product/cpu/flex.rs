@@ -31,16 +31,33 @@ use crate::blocks::{
 /// Sequences of up to this many tokens go token by token: blocks would be mostly empty.
 const STEPS: usize = 4;
 
-/// Batch and tokens of each sequence.
+/// Batch and tokens of each sequence: together all tokens of all batches.
 fn sequences(plan: &Plan, b: usize, t: usize) -> Vec<(usize, Range<usize>)> {
     match &plan.bounds {
-        Some(bounds) => bounds.windows(2).map(|bound| (0, bound[0]..bound[1])).collect(),
+        Some(bounds) => {
+            let cuts = bounds.first() == Some(&0) && bounds.last() == Some(&t) && bounds.is_sorted();
+            assert!(cuts && b == 1, "bounds {bounds:?} of {t} tokens in a batch of {b}");
+            bounds.windows(2).map(|bound| (0, bound[0]..bound[1])).collect()
+        }
         None => (0..b).map(|b| (b, 0..t)).collect(),
     }
 }
 
 fn longest(sequences: &[(usize, Range<usize>)]) -> usize {
     sequences.iter().map(|(_, tokens)| tokens.len()).max().unwrap_or(0)
+}
+
+/// B, H, T, K and V.
+///
+/// # Panics
+/// If shapes disagree: rows are read by pointers.
+fn sizes(plan: &Plan, q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, states: usize) -> [usize; 5] {
+    let ([b, h, t, d_k], [_, _, _, d_v]) = (dims(q), dims(v));
+    assert!(dims(k) == dims(q) && dims(v) == [b, h, t, d_v], "queries, keys and values disagree in shape");
+    assert!(plan.slopes.as_ref().is_none_or(|slopes| slopes.len() == h), "one slope per head");
+    let sequences = plan.bounds.as_ref().map_or(b, |bounds| bounds.len() - 1);
+    assert_eq!(states, sequences * h * d_k * d_v, "one state per sequence and head");
+    [b, h, t, d_k, d_v]
 }
 
 fn decay(plan: &Plan, heads: usize, longest: usize) -> Decay {
@@ -54,9 +71,9 @@ pub(in super::super) fn forward(inputs: Inputs<Flex>, plan: &Plan) -> (FlexTenso
     if !(state.is_contiguous() && state.layout().start_offset() == 0 && state.storage::<f32>().len() == state.layout().num_elements()) {
         state = state.to_contiguous();
     }
-    let ([b, h, t, d_k], d_v) = (dims(&q), dims(&v)[3]);
+    let [b, h, t, d_k, d_v] = sizes(plan, &q, &k, &v, state.layout().num_elements());
     let sequences = sequences(plan, b, t);
-    let mut o = NewTensor::like(&q, [b, h, t, d_v]);
+    let mut o = NewTensor::unwritten(&q, [b, h, t, d_v]);
     let (q, k, v) = (view(&q), view(&k), view(&v));
     // Copies the state if somebody else holds it.
     let states = state.storage_mut::<f32>();
@@ -67,6 +84,8 @@ pub(in super::super) fn forward(inputs: Inputs<Flex>, plan: &Plan) -> (FlexTenso
         let decay = decay(plan, h, longest(&sequences));
         run(&mut [Pass { sweep, outs: [Some(o.target()), None], states }], &sequences, h, &decay);
     }
+    // SAFETY: the sequences cover all tokens of all batches, and every token of every head has been written.
+    unsafe { o.written() };
     (o.finish(), state)
 }
 
@@ -86,12 +105,11 @@ fn steps(
         let decay = plan.slopes.as_ref().map_or(1.0, |slopes| (-slopes[h]).exp()) as f32;
         for t in tokens.clone() {
             // SAFETY: the token is one of the tensors', and no other task has this sequence of this head.
-            let step = unsafe {
+            unsafe {
                 let row = |x: &View, width| std::slice::from_raw_parts(x.row(*batch, h, t), width);
                 let (q, k, v) = (row(&q, d_k), row(&k, d_k), row(&v, d_v));
-                Step { q, k, v, decay, scale: plan.scale as f32, state, out: o.row(*batch, h, t) }
-            };
-            step.run(arch);
+                Step { q, k, v, decay, scale: plan.scale as f32, state, out: o.rows(*batch, h, t).0 }.run(arch);
+            }
         }
     };
     if work < WORTH_A_THREAD {
@@ -110,16 +128,18 @@ pub(in super::super) fn backward(
     [want_q, want_k, want_v, want_state]: [bool; 4],
 ) -> InputGradients<Flex> {
     let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(with_whole_rows);
-    let ([b, h, t, d_k], [_, _, _, d_v]) = (dims(&q), dims(&v));
+    let [b, h, t, d_k, d_v] = sizes(plan, &q, &k, &v, inputs.state.layout().num_elements());
     let sequences = sequences(plan, b, t);
     let d_o = cotangents.o.into_option().unwrap_or_else(|| FlexTensor::zeros(Shape::new([b, h, t, d_v]), DType::F32));
     let d_o = with_whole_rows(d_o);
+    assert_eq!(dims(&d_o), dims(&v), "the cotangent of the output has its shape");
     let mut d_state = match cotangents.state {
         Maybe::Some(d_state) => values(d_state),
         Maybe::None => vec![0.0; sequences.len() * h * d_k * d_v],
     };
+    assert_eq!(d_state.len(), sequences.len() * h * d_k * d_v, "the cotangent of the state has its shape");
     let mut state_turned = if want_q { turned(&values(inputs.state), d_k, d_v) } else { Vec::new() };
-    let new = |wanted: bool, like: &FlexTensor| wanted.then(|| NewTensor::like(like, dims(like)));
+    let new = |wanted: bool, like: &FlexTensor| wanted.then(|| NewTensor::unwritten(like, dims(like)));
     let (mut dq, mut dk, mut dv) = (new(want_q, &q), new(want_k, &k), new(want_v, &v));
     {
         let (q, k, v, d_o) = (view(&q), view(&k), view(&v), view(&d_o));
@@ -139,7 +159,13 @@ pub(in super::super) fn backward(
         let shape = Shape::new([sequences.len(), h, d_k, d_v]);
         FlexTensor::new(Bytes::from_elems(d_state), Layout::contiguous(shape), DType::F32)
     });
-    let done = |x: Option<NewTensor>| Maybe::new(x.map(NewTensor::finish));
+    let done = |x: Option<NewTensor>| {
+        Maybe::new(x.map(|mut x| {
+            // SAFETY: as in `forward`.
+            unsafe { x.written() };
+            x.finish()
+        }))
+    };
     InputGradients { q: done(dq), k: done(dk), v: done(dv), state: Maybe::new(state) }
 }
 
