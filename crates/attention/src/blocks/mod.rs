@@ -5,6 +5,7 @@ mod custom_gradient;
 mod decayed_product;
 pub(crate) mod flex;
 mod kernel;
+mod linear;
 mod loss;
 mod maybe;
 mod mlp;
@@ -16,12 +17,14 @@ mod scan;
 mod second_output;
 mod short_conv;
 pub(crate) mod simd;
+mod split;
 #[cfg(test)]
 mod tests;
 
 pub use activation::{gelu, sigmoid, silu_gate};
 pub(crate) use custom_gradient::{GradientRule, with_gradient};
 pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product};
+pub use linear::{linear, project};
 pub use loss::cross_entropy;
 pub(crate) use maybe::Maybe;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
@@ -31,3 +34,4 @@ pub use rotary::rotary;
 pub(crate) use scan::{LOG_ZERO, prefix_sum, running_log_sum_exp};
 pub(crate) use second_output::SecondOutput;
 pub use short_conv::ShortConv;
+pub use split::split;
