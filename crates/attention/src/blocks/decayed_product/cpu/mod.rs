@@ -5,6 +5,7 @@
 
 mod decay;
 mod flex;
+mod panels;
 mod schedule;
 mod step;
 mod sweep;

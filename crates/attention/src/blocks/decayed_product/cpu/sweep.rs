@@ -2,7 +2,10 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::decay::{Decay, Powers};
+use super::{
+    decay::{Decay, Powers},
+    panels::Panels,
+};
 use crate::blocks::simd::{Band, Product, Strided, Target, View, multiply, multiply_scaled, scratch, transpose};
 
 /// The order in which a sweep goes over the tokens.
@@ -91,8 +94,11 @@ impl WithSimd for Task<'_> {
         let (inner, outer) = (roles.b.width(), roles.c.width());
         let size = decay.block().min(tokens.len());
         let mut memory = Memory::new(inner, size, out.is_some());
-        let twin = twin.as_ref().zip(twin_out).map(|(roles, out)| (roles, out, Memory::new(outer, size, true), scratch(state.len())));
-        let mut twin = twin;
+        let width = 2 * S::F32_LANES;
+        let mut panels = Panels::new(inner, outer, width);
+        panels.load(state);
+        let mut twin =
+            twin.as_ref().zip(twin_out).map(|(roles, out)| (roles, out, Memory::new(outer, size, true), Panels::new(outer, inner, width)));
         let blocks = tokens.len().div_ceil(size.max(1));
         for index in 0..blocks {
             let index = if *direction == Direction::Past { index } else { blocks - 1 - index };
@@ -102,7 +108,6 @@ impl WithSimd for Task<'_> {
                 b: Rows::new(&roles.b, batch, head, start),
                 c: Rows::new(&roles.c, batch, head, start),
                 inner: roles.b.width(),
-                outer: roles.c.width(),
                 len: size.min(tokens.end - start),
                 powers: decay.of(head, *direction),
             };
@@ -111,17 +116,18 @@ impl WithSimd for Task<'_> {
                 let main = block(roles);
                 main.turn(&mut memory);
                 if let Some(out) = out {
-                    main.outputs(simd, &mut memory, state, out.rows(batch, head, start));
+                    main.outputs(simd, &mut memory, &panels, out.rows(batch, head, start));
                 }
                 if let Some((roles, out, memory, turned)) = &mut twin {
                     let block = block(roles);
                     block.turn(memory);
-                    transpose(state.as_ptr(), outer, inner, outer, 1.0, turned, inner);
+                    turned.turn(&panels);
                     block.outputs(simd, memory, turned, out.rows(batch, head, start));
                 }
-                main.advance(simd, &mut memory, state);
+                main.advance(simd, &mut memory, &mut panels);
             }
         }
+        panels.store(state);
     }
 }
 
@@ -160,7 +166,6 @@ struct Block<'a> {
     b: Rows,
     c: Rows,
     inner: usize,
-    outer: usize,
     len: usize,
     powers: Powers<'a>,
 }
@@ -175,8 +180,8 @@ impl Block<'_> {
 
     /// `out = ((A Bᵀ) ⊙ M) C + diag(read) A S`.
     #[inline(always)]
-    unsafe fn outputs<S: Simd>(&self, simd: S, memory: &mut Memory, state: &[f32], (out, out_row): (*mut f32, usize)) {
-        let Self { len, inner, outer, .. } = *self;
+    unsafe fn outputs<S: Simd>(&self, simd: S, memory: &mut Memory, state: &Panels, (out, out_row): (*mut f32, usize)) {
+        let Self { len, inner, .. } = *self;
         let size = memory.size;
         let (wanted, summed) = match self.powers.direction() {
             Direction::Past => (Band::Scores(0), Band::Until(0)),
@@ -200,54 +205,59 @@ impl Block<'_> {
             for i in 0..len {
                 self.powers.fade(i, &mut memory.scores[i * size..][..len]);
             }
-            let across = Product {
-                m: len,
-                n: outer,
-                inner,
-                a: Strided::rows(self.a.ptr, self.a.stride),
-                b: state.as_ptr(),
-                b_row: outer,
-                c: out,
-                c_row: out_row,
-                add: false,
-                band: Band::Full,
-            };
-            multiply_scaled(simd, across, self.powers.read(len).as_ptr(), 0.0);
-            let inside = Product {
-                inner: len,
-                a: Strided::rows(memory.scores.as_ptr(), size),
-                b: self.c.ptr,
-                b_row: self.c.stride,
-                add: true,
-                band: summed,
-                ..across
-            };
-            multiply(simd, inside);
+            for panel in state.panels() {
+                let across = Product {
+                    m: len,
+                    n: panel.columns,
+                    inner,
+                    a: Strided::rows(self.a.ptr, self.a.stride),
+                    b: state.of(panel),
+                    b_row: state.width(),
+                    c: out.add(panel.start),
+                    c_row: out_row,
+                    add: false,
+                    band: Band::Full,
+                };
+                multiply_scaled(simd, across, self.powers.read(len).as_ptr(), 0.0);
+                let inside = Product {
+                    inner: len,
+                    a: Strided::rows(memory.scores.as_ptr(), size),
+                    b: self.c.ptr.add(panel.start),
+                    b_row: self.c.stride,
+                    add: true,
+                    band: summed,
+                    ..across
+                };
+                multiply(simd, inside);
+            }
         }
     }
 
     /// `S ← λ^m S + (diag(write) B)ᵀ C` for a block of m tokens.
     #[inline(always)]
-    unsafe fn advance<S: Simd>(&self, simd: S, memory: &mut Memory, state: &mut [f32]) {
+    unsafe fn advance<S: Simd>(&self, simd: S, memory: &mut Memory, state: &mut Panels) {
         let write = self.powers.write(self.len);
         for row in memory.b.chunks_exact_mut(memory.size) {
             for (x, &factor) in row.iter_mut().zip(write) {
                 *x *= factor;
             }
         }
-        let product = Product {
-            m: self.inner,
-            n: self.outer,
-            inner: self.len,
-            a: Strided::rows(memory.b.as_ptr(), memory.size),
-            b: self.c.ptr,
-            b_row: self.c.stride,
-            c: state.as_mut_ptr(),
-            c_row: self.outer,
-            add: true,
-            band: Band::Full,
-        };
-        // SAFETY: as above.
-        unsafe { multiply_scaled(simd, product, std::ptr::null(), self.powers.over(self.len)) };
+        for panel in state.panels() {
+            let product = Product {
+                m: self.inner,
+                n: panel.columns,
+                inner: self.len,
+                a: Strided::rows(memory.b.as_ptr(), memory.size),
+                // SAFETY: a column of the rows, which lie in their tensor.
+                b: unsafe { self.c.ptr.add(panel.start) },
+                b_row: self.c.stride,
+                c: state.of_mut(panel),
+                c_row: state.width(),
+                add: true,
+                band: Band::Full,
+            };
+            // SAFETY: as above.
+            unsafe { multiply_scaled(simd, product, std::ptr::null(), self.powers.over(self.len)) };
+        }
     }
 }
