@@ -58,7 +58,9 @@ pub(super) fn run(passes: &mut [Pass], sequences: &[(usize, Range<usize>)], head
     if threads > 1 {
         tasks.into_par_iter().for_each(|task| task.run(decay));
     } else {
-        tasks.into_iter().for_each(|task| task.run(decay));
+        for task in tasks {
+            task.run(decay);
+        }
     }
 }
 

@@ -50,7 +50,7 @@ impl<'a> Sweep<'a> {
     /// # Panics
     /// If widths disagree.
     pub(crate) fn new(roles: Roles<'a>, twin: Option<Roles<'a>>, direction: Direction) -> Self {
-        let widths = |roles: &Roles| [&roles.a, &roles.b, &roles.c].map(|x| x.width());
+        let widths = |roles: &Roles| [&roles.a, &roles.b, &roles.c].map(View::width);
         let [a, inner, outer] = widths(&roles);
         assert_eq!(a, inner, "rows that are multiplied have one width");
         assert!(twin.is_none_or(|twin| widths(&twin) == [outer, outer, inner]), "a twin has the widths the other way round");
