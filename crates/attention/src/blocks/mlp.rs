@@ -5,7 +5,7 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::activation::{gelu, silu_gate};
+use super::activation::{gelu, gelu_tanh, silu_gate};
 use crate::{Error, Result};
 
 /// Which channel mixer a block uses.
@@ -19,6 +19,8 @@ pub enum MlpKind {
     Sglu,
     /// `W_d GELU(W_u x)`, the exact GELU.
     Gelu,
+    /// `W_d GELU(W_u x)`, the GELU approximated by the hyperbolic tangent (GPT-2).
+    GeluTanh,
 }
 
 impl MlpKind {
@@ -26,7 +28,7 @@ impl MlpKind {
     pub fn weights_per_unit(self, d_model: usize) -> usize {
         match self {
             Self::SwiGlu | Self::Sglu => 3 * d_model,
-            Self::Gelu => 2 * d_model,
+            Self::Gelu | Self::GeluTanh => 2 * d_model,
         }
     }
 }
@@ -58,10 +60,10 @@ impl MlpConfig {
         }
         let linear = |from, to| LinearConfig::new(from, to).with_bias(self.bias).init(device);
         Ok(Mlp {
-            gate: (self.kind != MlpKind::Gelu).then(|| linear(self.d_model, self.d_ff)),
+            gate: matches!(self.kind, MlpKind::SwiGlu | MlpKind::Sglu).then(|| linear(self.d_model, self.d_ff)),
             up: linear(self.d_model, self.d_ff),
             down: linear(self.d_ff, self.d_model),
-            silu: self.kind == MlpKind::SwiGlu,
+            kind: self.kind,
         })
     }
 }
@@ -75,7 +77,8 @@ pub struct Mlp {
     pub up: Linear,
     /// W_d.
     pub down: Linear,
-    silu: bool,
+    #[module(skip)]
+    kind: MlpKind,
 }
 
 impl Mlp {
@@ -84,10 +87,11 @@ impl Mlp {
     /// # Shapes
     /// - `x`: `[…, D]`; output: the same
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
-        let inner = match &self.gate {
-            Some(gate) if self.silu => silu_gate(gate.forward(x.clone()), self.up.forward(x)),
-            Some(gate) => gate.forward(x.clone()) * self.up.forward(x),
-            None => gelu(self.up.forward(x)),
+        let inner = match (&self.gate, self.kind) {
+            (Some(gate), MlpKind::SwiGlu) => silu_gate(gate.forward(x.clone()), self.up.forward(x)),
+            (Some(gate), _) => gate.forward(x.clone()) * self.up.forward(x),
+            (None, MlpKind::GeluTanh) => gelu_tanh(self.up.forward(x)),
+            (None, _) => gelu(self.up.forward(x)),
         };
         self.down.forward(inner)
     }
