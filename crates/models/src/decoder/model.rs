@@ -36,6 +36,7 @@ pub struct DecoderState {
     pub layers: Vec<MixerState>,
     /// Number of tokens taken in so far.
     pub position: usize,
+    batch: usize,
 }
 
 impl DecoderState {
@@ -47,7 +48,8 @@ impl DecoderState {
     /// The states of the sequences `indices`, in that order.
     #[must_use]
     pub fn select(&self, indices: &Tensor<1, Int>) -> Self {
-        Self { layers: self.layers.iter().map(|s| s.select(indices)).collect(), position: self.position }
+        let [batch] = indices.dims();
+        Self { layers: self.layers.iter().map(|s| s.select(indices)).collect(), position: self.position, batch }
     }
 }
 
@@ -59,8 +61,9 @@ impl Decoder {
     /// - output: `[B, T, vocab]`
     ///
     /// # Panics
-    /// If T exceeds the learned positions or an id the vocabulary: the data loader guarantees both.
+    /// If T exceeds the learned positions or an id the vocabulary: the data loader guarantees both, and [`check`](Self::check) tells.
     pub fn forward(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+        self.check_position(ids.dims()[1]).unwrap_or_else(|e| panic!("{e}"));
         let mut x = self.dropout.forward(self.embed(ids, 0));
         for block in &self.blocks {
             x = block.forward(x, padding.clone());
@@ -77,16 +80,18 @@ impl Decoder {
 
     /// The state before the first token of `batch` sequences.
     pub fn state(&self, batch: usize) -> DecoderState {
-        DecoderState { layers: self.blocks.iter().map(|b| b.mixer.state(batch)).collect(), position: 0 }
+        DecoderState { layers: self.blocks.iter().map(|b| b.mixer.state(batch)).collect(), position: 0, batch }
     }
 
     /// Takes in the next tokens `ids` `[B, T]` and returns the logits at each of them.
     ///
     /// # Errors
-    /// If the learned positions end before these tokens do.
+    /// If the learned positions end before these tokens do, an id is outside the vocabulary, or the state is of another network or for
+    /// another number of sequences.
     pub fn prefill(&self, ids: Tensor<2, Int>, state: &mut DecoderState) -> Result<Tensor<3>> {
-        let [_, t] = ids.dims();
-        self.check_position(state.position + t)?;
+        let [b, t] = ids.dims();
+        self.check(&ids, state.position)?;
+        self.check_state(b, state)?;
         let mut x = self.embed(ids, state.position);
         for (block, layer) in self.blocks.iter().zip(&mut state.layers) {
             x = block.prefill(x, layer);
@@ -98,10 +103,13 @@ impl Decoder {
     /// Takes in one token per sequence, `ids` `[B]`, and returns the logits `[B, vocab]` of the next.
     ///
     /// # Errors
-    /// If the learned positions have ended.
+    /// If the learned positions have ended, an id is outside the vocabulary, or the state is of another network or for another number of
+    /// sequences.
     pub fn step(&self, ids: Tensor<1, Int>, state: &mut DecoderState) -> Result<Tensor<2>> {
-        self.check_position(state.position + 1)?;
-        let mut x = self.embed(ids.unsqueeze_dim(1), state.position).squeeze_dim::<2>(1);
+        let ids = ids.unsqueeze_dim::<2>(1);
+        self.check(&ids, state.position)?;
+        self.check_state(ids.dims()[0], state)?;
+        let mut x = self.embed(ids, state.position).squeeze_dim::<2>(1);
         for (block, layer) in self.blocks.iter().zip(&mut state.layers) {
             x = block.step(x, layer);
         }
@@ -109,23 +117,23 @@ impl Decoder {
         Ok(self.logits(x.unsqueeze_dim::<3>(1)).squeeze_dim(1))
     }
 
-    /// Number of trained weights.
+    /// Number of trained weights. The biases of routers, which no gradient trains, are not counted.
     pub fn params(&self) -> usize {
-        self.num_params()
+        self.num_params() - self.blocks.iter().map(|b| b.mlp.num_params() - b.mlp.trained()).sum::<usize>()
+    }
+
+    /// Number of weights that one token meets: of experts the chosen ones, and the embedding only where it is the head.
+    pub fn active_params(&self) -> usize {
+        let idle: usize = self.blocks.iter().map(|b| b.mlp.trained() - b.mlp.active()).sum();
+        let looked_up = if self.head.is_some() { self.embedding.num_params() } else { 0 };
+        self.params() - idle - looked_up
     }
 
     /// Floating-point operations of training per token in sequences of `context` tokens: forward and twice that for backward, a
     /// multiply-add counted as two; norms, activations and the embedding look-up are left out.
     pub fn training_flops_per_token(&self, context: usize) -> f64 {
         let [vocab, d_model] = self.embedding.weight.lazy_shape().dims();
-        let blocks: f64 = self
-            .blocks
-            .iter()
-            .map(|b| {
-                let mlp = b.mlp.num_params();
-                b.mixer.flops_per_token(context) + 2.0 * mlp as f64
-            })
-            .sum();
+        let blocks: f64 = self.blocks.iter().map(|b| b.mixer.flops_per_token(context) + 2.0 * b.mlp.active() as f64).sum();
         3.0 * (blocks + 2.0 * (vocab * d_model) as f64)
     }
 
@@ -151,6 +159,31 @@ impl Decoder {
             Some(head) => head.forward(x),
             None => linear(x, self.embedding.weight.val().transpose(), None),
         }
+    }
+
+    /// Whether the network takes the tokens `ids` `[B, T]` behind `position` others.
+    ///
+    /// # Errors
+    /// If the learned positions end before these tokens do, or an id is outside the vocabulary.
+    pub fn check(&self, ids: &Tensor<2, Int>, position: usize) -> Result<()> {
+        self.check_position(position + ids.dims()[1])?;
+        let [vocab, _] = self.embedding.weight.lazy_shape().dims();
+        let outside = ids.to_data().iter::<i64>().find(|id| !(0..vocab as i64).contains(id));
+        match outside {
+            Some(id) => Err(Error::argument("decoder", "ids", format!("in 0..{vocab}, the vocabulary"), id)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_state(&self, batch: usize, state: &DecoderState) -> Result<()> {
+        if state.layers.len() != self.blocks.len() {
+            let want = format!("of a network of {} layers", self.blocks.len());
+            return Err(Error::argument("decoder", "state", want, format!("one of {} layers", state.layers.len())));
+        }
+        if state.batch != batch {
+            return Err(Error::argument("decoder", "state", format!("for {batch} sequences, as `ids`"), state.batch));
+        }
+        Ok(())
     }
 
     fn check_position(&self, end: usize) -> Result<()> {
