@@ -5,7 +5,10 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::activation::{gelu, gelu_tanh, silu_gate};
+use super::{
+    activation::{gelu, gelu_tanh, silu_gate},
+    linear::project,
+};
 use crate::{Error, Result};
 
 /// Which channel mixer a block uses.
@@ -88,11 +91,11 @@ impl Mlp {
     /// - `x`: `[…, D]`; output: the same
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
         let inner = match (&self.gate, self.kind) {
-            (Some(gate), MlpKind::SwiGlu) => silu_gate(gate.forward(x.clone()), self.up.forward(x)),
-            (Some(gate), _) => gate.forward(x.clone()) * self.up.forward(x),
-            (None, MlpKind::GeluTanh) => gelu_tanh(self.up.forward(x)),
-            (None, _) => gelu(self.up.forward(x)),
+            (Some(gate), MlpKind::SwiGlu) => silu_gate(project(gate, x.clone()), project(&self.up, x)),
+            (Some(gate), _) => project(gate, x.clone()) * project(&self.up, x),
+            (None, MlpKind::GeluTanh) => gelu_tanh(project(&self.up, x)),
+            (None, _) => gelu(project(&self.up, x)),
         };
-        self.down.forward(inner)
+        project(&self.down, inner)
     }
 }

@@ -5,7 +5,7 @@ use burn::{
 };
 
 use super::{layer::FlowAttentionConfig, op::flow_attention};
-use crate::{Error, Result};
+use crate::{Error, Result, blocks::project};
 
 impl FlowAttentionConfig {
     /// The layer of the vision models for width `d_model`: bidirectional, with queries, keys and values in one projection.
@@ -46,9 +46,9 @@ impl FusedFlowAttention {
     /// If the width of `x` is not D.
     pub fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>> {
         let ([b, t, d], h) = (x.dims(), self.config.heads);
-        let qkv = self.qkv.forward(x).reshape([b, t, 3 * h, d / h]);
+        let qkv = project(&self.qkv, x).reshape([b, t, 3 * h, d / h]);
         let part = |i: usize| qkv.clone().narrow(2, i * h, h).swap_dims(1, 2);
         let o = flow_attention(part(0), part(1), part(2), &self.config.options())?;
-        Ok(self.out_proj.forward(o.swap_dims(1, 2).reshape([b, t, d])))
+        Ok(project(&self.out_proj, o.swap_dims(1, 2).reshape([b, t, d])))
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, LayerPlace, MixerMemory, Result, SequenceMixer,
-    blocks::{Norm, NormKind, TokenCache, rotary},
+    blocks::{Norm, NormKind, TokenCache, project, rotary},
     softmax_attention::{SoftmaxOptions, softmax_attention},
 };
 
@@ -153,7 +153,7 @@ impl LatentAttention {
     /// What is kept of the tokens from `position` on: latent vector and shared key side by side. `[B, 1, T, rank + r]`
     pub(super) fn compress(&self, x: Tensor<3>, position: usize) -> Tensor<4> {
         let Widths { rank, shared, .. } = self.widths;
-        let both = self.kv_a_proj_with_mqa.forward(x).unsqueeze_dim::<4>(1);
+        let both = project(&self.kv_a_proj_with_mqa, x).unsqueeze_dim::<4>(1);
         let latent = self.kv_a_layernorm.forward(both.clone().narrow(3, 0, rank));
         if shared == 0 {
             return latent;
@@ -164,7 +164,7 @@ impl LatentAttention {
     /// Queries of the tokens from `position` on: a head's own part and the one for the shared keys. `[B, H, T, n]`, `[B, H, T, r]`
     fn queries(&self, x: Tensor<3>, position: usize) -> (Tensor<4>, Option<Tensor<4>>) {
         let ([b, t, _], Widths { own, shared, .. }) = (x.dims(), self.widths);
-        let q = self.q_proj.forward(x).reshape([b, t, self.heads, own + shared]).swap_dims(1, 2);
+        let q = project(&self.q_proj, x).reshape([b, t, self.heads, own + shared]).swap_dims(1, 2);
         let shared = (shared > 0).then(|| self.rotate(q.clone().narrow(3, own, shared), position));
         (q.narrow(3, 0, own), shared)
     }
@@ -181,7 +181,7 @@ impl LatentAttention {
         let ([b, t, _], [_, _, s, _]) = (x.dims(), kept.dims());
         let Widths { own, shared, value, rank } = self.widths;
         let latent = kept.clone().narrow(3, 0, rank).squeeze_dim::<3>(1);
-        let both = self.kv_b_proj.forward(latent).reshape([b, s, self.heads, own + value]).swap_dims(1, 2);
+        let both = project(&self.kv_b_proj, latent).reshape([b, s, self.heads, own + value]).swap_dims(1, 2);
         let (k, v) = (both.clone().narrow(3, 0, own), both.narrow(3, own, value));
         let (q, k) = match self.queries(x, s - t) {
             (q, Some(q_shared)) => {
@@ -218,7 +218,7 @@ impl LatentAttention {
 
     fn merge(&self, o: Tensor<4>) -> Tensor<3> {
         let [b, h, t, width] = o.dims();
-        self.out_proj.forward(o.swap_dims(1, 2).reshape([b, t, h * width]))
+        project(&self.out_proj, o.swap_dims(1, 2).reshape([b, t, h * width]))
     }
 
     /// Whether `queries` new tokens cost less in the latent space: wider scores and outputs there, against making every key and value.
@@ -232,6 +232,9 @@ impl SequenceMixer for LatentAttention {
     type State = LatentState;
 
     fn forward(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+        if x.dims()[1] == 0 {
+            return x;
+        }
         let kept = self.compress(x.clone(), 0);
         self.expanded(x, kept, padding)
     }
@@ -243,6 +246,9 @@ impl SequenceMixer for LatentAttention {
 
     fn prefill(&self, x: Tensor<3>, state: &mut LatentState) -> Tensor<3> {
         let [_, t, _] = x.dims();
+        if t == 0 {
+            return x;
+        }
         let kept = state.cache.append(self.compress(x.clone(), state.len()));
         if self.absorbing_is_cheaper(t) { self.absorbed(x, kept) } else { self.expanded(x, kept, None) }
     }

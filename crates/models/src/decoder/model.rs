@@ -1,14 +1,16 @@
 use burn::{
     module::Module,
     nn::{Dropout, Embedding, Linear},
-    tensor::{Bool, Int, Tensor, module::linear},
+    tensor::{Bool, Int, Tensor},
 };
 use regard::{
     Error, MixerMemory, MixerState, Result, SequenceMixer,
-    blocks::{Norm, cross_entropy},
+    blocks::{Norm, cross_entropy, linear, project},
 };
 
 use super::block::Block;
+
+const OP: &str = "decoder";
 
 /// A decoder-only language model: see the [module's page](super).
 #[derive(Module, Debug)]
@@ -36,7 +38,8 @@ pub struct DecoderState {
     pub layers: Vec<MixerState>,
     /// Number of tokens taken in so far.
     pub position: usize,
-    batch: usize,
+    /// Number of sequences.
+    pub batch: usize,
 }
 
 impl DecoderState {
@@ -48,8 +51,8 @@ impl DecoderState {
     /// The states of the sequences `indices`, in that order.
     #[must_use]
     pub fn select(&self, indices: &Tensor<1, Int>) -> Self {
-        let [batch] = indices.dims();
-        Self { layers: self.layers.iter().map(|s| s.select(indices)).collect(), position: self.position, batch }
+        let layers = self.layers.iter().map(|s| s.select(indices)).collect();
+        Self { layers, position: self.position, batch: indices.dims()[0] }
     }
 }
 
@@ -61,9 +64,9 @@ impl Decoder {
     /// - output: `[B, T, vocab]`
     ///
     /// # Panics
-    /// If T exceeds the learned positions or an id the vocabulary: the data loader guarantees both, and [`check`](Self::check) tells.
+    /// If T exceeds the learned positions or an id the vocabulary: the data loader guarantees both.
     pub fn forward(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
-        self.check_position(ids.dims()[1]).unwrap_or_else(|e| panic!("{e}"));
+        self.check_end(ids.dims()[1]).unwrap_or_else(|e| panic!("{e}"));
         let mut x = self.dropout.forward(self.embed(ids, 0));
         for block in &self.blocks {
             x = block.forward(x, padding.clone());
@@ -83,15 +86,14 @@ impl Decoder {
         DecoderState { layers: self.blocks.iter().map(|b| b.mixer.state(batch)).collect(), position: 0, batch }
     }
 
-    /// Takes in the next tokens `ids` `[B, T]` and returns the logits at each of them.
+    /// Takes in the next tokens `ids` `[B, T]` and returns the logits at each of them. It waits for the ids, which are checked.
     ///
     /// # Errors
-    /// If the learned positions end before these tokens do, an id is outside the vocabulary, or the state is of another network or for
-    /// another number of sequences.
+    /// If the learned positions end before these tokens do, an id is outside the vocabulary, or the state is that of another model or
+    /// of another number of sequences.
     pub fn prefill(&self, ids: Tensor<2, Int>, state: &mut DecoderState) -> Result<Tensor<3>> {
-        let [b, t] = ids.dims();
-        self.check(&ids, state.position)?;
-        self.check_state(b, state)?;
+        let [_, t] = ids.dims();
+        self.check(&ids, state)?;
         let mut x = self.embed(ids, state.position);
         for (block, layer) in self.blocks.iter().zip(&mut state.layers) {
             x = block.prefill(x, layer);
@@ -103,12 +105,10 @@ impl Decoder {
     /// Takes in one token per sequence, `ids` `[B]`, and returns the logits `[B, vocab]` of the next.
     ///
     /// # Errors
-    /// If the learned positions have ended, an id is outside the vocabulary, or the state is of another network or for another number of
-    /// sequences.
+    /// As [`prefill`](Self::prefill).
     pub fn step(&self, ids: Tensor<1, Int>, state: &mut DecoderState) -> Result<Tensor<2>> {
-        let ids = ids.unsqueeze_dim::<2>(1);
-        self.check(&ids, state.position)?;
-        self.check_state(ids.dims()[0], state)?;
+        let ids = ids.unsqueeze_dim(1);
+        self.check(&ids, state)?;
         let mut x = self.embed(ids, state.position).squeeze_dim::<2>(1);
         for (block, layer) in self.blocks.iter().zip(&mut state.layers) {
             x = block.step(x, layer);
@@ -156,45 +156,41 @@ impl Decoder {
     fn logits(&self, x: Tensor<3>) -> Tensor<3> {
         let x = self.norm.forward(x);
         match &self.head {
-            Some(head) => head.forward(x),
+            Some(head) => project(head, x),
             None => linear(x, self.embedding.weight.val().transpose(), None),
         }
     }
 
-    /// Whether the network takes the tokens `ids` `[B, T]` behind `position` others.
-    ///
-    /// # Errors
-    /// If the learned positions end before these tokens do, or an id is outside the vocabulary.
-    pub fn check(&self, ids: &Tensor<2, Int>, position: usize) -> Result<()> {
-        self.check_position(position + ids.dims()[1])?;
-        let [vocab, _] = self.embedding.weight.lazy_shape().dims();
-        let outside = ids.to_data().iter::<i64>().find(|id| !(0..vocab as i64).contains(id));
-        match outside {
-            Some(id) => Err(Error::argument("decoder", "ids", format!("in 0..{vocab}, the vocabulary"), id)),
+    fn check(&self, ids: &Tensor<2, Int>, state: &DecoderState) -> Result<()> {
+        let [b, t] = ids.dims();
+        if b != state.batch {
+            return Err(Error::argument(OP, "state", format!("that of {b} sequences, as `ids`"), format!("that of {}", state.batch)));
+        }
+        let kinds = |kinds: Vec<&str>| format!("of layers {}", kinds.join(", "));
+        let (want, got) = (self.blocks.iter().map(|b| b.mixer.kind()).collect(), state.layers.iter().map(MixerState::kind).collect());
+        if want != got {
+            return Err(Error::argument(OP, "state", kinds(want), kinds(got)));
+        }
+        self.check_end(state.position + t)?;
+        let vocab = rows(&self.embedding);
+        match ids.to_data().iter::<i64>().find(|id| !(0..vocab as i64).contains(id)) {
+            Some(id) => Err(Error::argument(OP, "ids", format!("below the {vocab} tokens of the vocabulary"), id)),
             None => Ok(()),
         }
     }
 
-    fn check_state(&self, batch: usize, state: &DecoderState) -> Result<()> {
-        if state.layers.len() != self.blocks.len() {
-            let want = format!("of a network of {} layers", self.blocks.len());
-            return Err(Error::argument("decoder", "state", want, format!("one of {} layers", state.layers.len())));
+    /// Whether there are learned positions for `end` tokens.
+    fn check_end(&self, end: usize) -> Result<()> {
+        match self.positions.as_ref().map(rows).filter(|positions| end > *positions) {
+            Some(positions) => {
+                Err(Error::argument(OP, "ids", format!("within the {positions} learned positions"), format!("{end} tokens")))
+            }
+            None => Ok(()),
         }
-        if state.batch != batch {
-            return Err(Error::argument("decoder", "state", format!("for {batch} sequences, as `ids`"), state.batch));
-        }
-        Ok(())
     }
+}
 
-    fn check_position(&self, end: usize) -> Result<()> {
-        match &self.positions {
-            Some(table) if end > table.weight.lazy_shape().dims::<2>()[0] => Err(Error::argument(
-                "decoder",
-                "ids",
-                format!("within the {} learned positions", table.weight.lazy_shape().dims::<2>()[0]),
-                format!("{end} tokens"),
-            )),
-            _ => Ok(()),
-        }
-    }
+fn rows(table: &Embedding) -> usize {
+    let [rows, _] = table.weight.lazy_shape().dims();
+    rows
 }

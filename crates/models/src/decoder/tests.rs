@@ -44,6 +44,32 @@ fn decoding_past_the_learned_positions_is_an_error() {
 }
 
 #[test]
+fn ids_outside_the_vocabulary_are_errors_and_leave_the_state_alone() {
+    let model = config("flow").init(&cpu()).unwrap();
+    let mut state = model.state(1);
+    for (wrong, shown) in [(17, "17"), (-1, "-1")] {
+        let want = format!("decoder: `ids` must be below the 17 tokens of the vocabulary, got {shown}");
+        assert_eq!(model.prefill(ids(&[3, wrong, 5]), &mut state).unwrap_err().to_string(), want);
+        assert_eq!(model.step(Tensor::from_data([wrong], &cpu()), &mut state).unwrap_err().to_string(), want);
+    }
+    assert_eq!(state.position, 0);
+    model.prefill(ids(&[0, 16]), &mut state).unwrap();
+}
+
+#[test]
+fn a_state_of_another_batch_or_model_is_an_error() {
+    let model = config("flow").init(&cpu()).unwrap();
+    let mut state = model.state(3);
+    let error = model.prefill(ids(&[1]), &mut state).unwrap_err().to_string();
+    assert_eq!(error, "decoder: `state` must be that of 1 sequences, as `ids`, got that of 3");
+    let mut one = state.select(&Tensor::from_data([2], &cpu()));
+    model.prefill(ids(&[1]), &mut one).unwrap();
+    let mut foreign = config("softmax").init(&cpu()).unwrap().state(1);
+    let error = model.step(Tensor::from_data([1], &cpu()), &mut foreign).unwrap_err().to_string();
+    assert_eq!(error, "decoder: `state` must be of layers flow, flow, got of layers softmax, softmax");
+}
+
+#[test]
 fn a_config_without_mixers_is_an_error() {
     let error = DecoderConfig { mixers: vec![], ..config("softmax") }.init(&cpu()).unwrap_err();
     assert_eq!(error.to_string(), "decoder: `mixers` must be a list of at least one mixer, got []");
@@ -78,26 +104,6 @@ fn every_weight_gets_a_gradient() {
         assert!(count.1 > 0);
         assert_eq!(count.1, count.2, "{kind}: weights and weights with a gradient");
     }
-}
-
-#[test]
-fn ids_outside_the_vocabulary_and_states_of_others_are_errors() {
-    let model = config("flow").init(&cpu()).unwrap();
-    let mut state = model.state(1);
-    for id in [17, -1] {
-        let want = format!("decoder: `ids` must be in 0..17, the vocabulary, got {id}");
-        assert_eq!(model.prefill(ids(&[1, id]), &mut state).unwrap_err().to_string(), want);
-        assert_eq!(model.step(Tensor::from_data([id], &cpu()), &mut state).unwrap_err().to_string(), want);
-        assert_eq!(model.check(&ids(&[2, id, 3]), 0).unwrap_err().to_string(), want);
-    }
-    assert_eq!(state.position, 0, "a rejected token is not taken in");
-    let error = model.step(Tensor::from_data([1, 2], &cpu()), &mut state).unwrap_err().to_string();
-    assert_eq!(error, "decoder: `state` must be for 2 sequences, as `ids`, got 1");
-    let mut pair = state.select(&Tensor::from_data([0, 0], &cpu()));
-    assert_eq!(model.step(Tensor::from_data([1, 2], &cpu()), &mut pair).unwrap().dims(), [2, 17]);
-    let mut deeper = DecoderConfig { layers: 3, ..config("flow") }.init(&cpu()).unwrap().state(1);
-    let error = model.prefill(ids(&[1]), &mut deeper).unwrap_err().to_string();
-    assert_eq!(error, "decoder: `state` must be of a network of 2 layers, got one of 3 layers");
 }
 
 #[test]

@@ -17,6 +17,9 @@ pub struct Checkpoint {
 /// What a folder is searched for, in this order.
 const IN_FOLDER: [&str; 4] = ["model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"];
 
+/// Where the files of a training program keep the weights, beside the state of its optimiser.
+const IN_TRAINING_FILE: [&str; 2] = ["state_dict.", "model_state_dict."];
+
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
@@ -67,9 +70,18 @@ fn file(path: &Path) -> Result<BTreeMap<String, LazyTensor>> {
         Some("pt" | "pth" | "bin" | "ckpt") => {
             // Indices stay those of the file: a layout says where they belong.
             let read = |store: PytorchStore| store.map_indices_contiguous(false).get_all_tensors().cloned();
-            read(PytorchStore::from_file(path)).map_err(|e| failed(e.to_string()))
+            read(PytorchStore::from_file(path)).map(weights_alone).map_err(|e| failed(e.to_string()))
         }
         _ => Err(failed("it must be a .safetensors file, a PyTorch file (.pt, .pth, .bin, .ckpt) or an .index.json".into())),
+    }
+}
+
+/// Of the file of a training program the weights, under their own names; any other as it is.
+fn weights_alone(tensors: BTreeMap<String, LazyTensor>) -> BTreeMap<String, LazyTensor> {
+    let within = IN_TRAINING_FILE.iter().find(|key| tensors.keys().any(|name| name.starts_with(*key)));
+    match within {
+        Some(key) => tensors.into_iter().filter_map(|(name, tensor)| Some((name.strip_prefix(key)?.to_owned(), tensor))).collect(),
+        None => tensors,
     }
 }
 

@@ -75,6 +75,17 @@ fn a_pytorch_file_gives_the_weights_it_holds_in_any_float_type() {
     assert!(logits.into_data().iter::<f32>().all(f32::is_finite));
 }
 
+#[test]
+fn of_the_file_of_a_training_program_the_weights_are_taken() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/weights/tests");
+    let [plain, wrapped] = ["tnl_tiny.pt", "tnl_tiny_training.pt"].map(|name| {
+        let (model, report) = tnl::read_weights(tiny_tnl().decoder().unwrap().skeleton(&cpu()).unwrap(), folder.join(name)).unwrap();
+        assert_eq!(report, Report { taken: 12, ..Report::default() }, "{name}");
+        bits(&model)
+    });
+    assert_eq!(plain, wrapped);
+}
+
 fn round_trip<M: Module>(model: &M, empty: M, layout: &impl Layout) {
     let folder = tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
