@@ -61,6 +61,19 @@ pub(crate) fn normal(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, e * 0.398_942_3)
 }
 
+/// Asks for `len` numbers from `start` on, which will be used soon, if the processor can be asked. The address need not be valid.
+#[inline(always)]
+pub(crate) fn prefetch(start: *const f32, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..len).step_by(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of the architecture, and a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, len);
+}
+
 /// Lanes of a sum: enough for two AVX-512 registers.
 const LANES: usize = 32;
 
