@@ -14,6 +14,7 @@ pub mod blocks;
 mod error;
 pub mod flow_attention;
 pub mod kimi_delta;
+pub mod latent_attention;
 pub mod lightning_attention;
 mod mixer;
 pub mod registry;

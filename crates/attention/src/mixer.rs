@@ -8,6 +8,7 @@ use crate::{
     LayerPlace, MixerMemory, Result, SequenceMixer,
     flow_attention::{FlowAttention, FlowAttentionConfig, FlowState},
     kimi_delta::{KimiDelta, KimiDeltaConfig, KimiDeltaState},
+    latent_attention::{LatentAttention, LatentAttentionConfig, LatentState},
     lightning_attention::{Lightning, LightningConfig, LightningState},
     softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
 };
@@ -123,6 +124,8 @@ mixers! {
     "flow" Flow(FlowAttentionConfig, FlowAttention, FlowState),
     /// Kimi Delta Attention.
     "kimi_delta" KimiDelta(KimiDeltaConfig, KimiDelta, KimiDeltaState),
+    /// Multi-head latent attention.
+    "latent" Latent(LatentAttentionConfig, LatentAttention, LatentState),
     /// Lightning attention in the gated layer of TransNormerLLM.
     "lightning" Lightning(LightningConfig, Lightning, LightningState),
     /// Softmax attention.
