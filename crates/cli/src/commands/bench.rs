@@ -1,8 +1,7 @@
 use std::{fs, path::PathBuf};
 
 use clap::builder::PossibleValuesParser;
-use regard::MixerConfig;
-use regard_repro::bench::{BenchConfig, Direction, Number, bench, html};
+use regard_repro::bench::{BenchConfig, Direction, Number, OPERATIONS, bench, html};
 
 use crate::{
     device::DeviceArg,
@@ -19,8 +18,8 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Mechanisms, ids of `regard list` [default: all]
-    #[arg(long, value_name = "A,B,…", value_delimiter = ',', value_parser = PossibleValuesParser::new(MixerConfig::KINDS))]
+    /// Mechanisms with an operation of their own, ids of `regard list` [default: all]
+    #[arg(long, value_name = "A,B,…", value_delimiter = ',', value_parser = PossibleValuesParser::new(OPERATIONS))]
     mixers: Vec<String>,
     /// Lengths T [default: 512 to 8192, doubled]
     #[arg(long, value_name = "T,T,…", value_delimiter = ',')]

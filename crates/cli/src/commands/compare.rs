@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// How text becomes tokens: byte, char, word, or a Hugging Face tokenizer.json [default: usual for the data]
     #[arg(long, value_name = "NAME|FILE")]
     tokenizer: Option<String>,
-    /// Candidates: ids of `regard list`, or layers of several, as in 3*kimi_delta+softmax [default: all]
+    /// Candidates: ids of `regard list`, or layers of several, as in 3*kimi_delta+softmax [default: softmax,lightning,kimi_delta,flow]
     #[arg(long, value_name = "A,B,…", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     mixers: Vec<String>,
     /// A time for all of it (90s, 2m, 1h30m), or steps=N or tokens=N (k, M) for each run [default: 2m]

@@ -1,9 +1,9 @@
 use std::{fmt, str::FromStr};
 
 use burn::tensor::DType;
-use regard::MixerConfig;
 use serde::{Deserialize, Serialize};
 
+use super::OPERATIONS;
 use crate::{Error, Result};
 
 /// What is measured.
@@ -33,7 +33,7 @@ pub struct BenchConfig {
 impl Default for BenchConfig {
     fn default() -> Self {
         Self {
-            mixers: MixerConfig::KINDS.iter().map(|kind| (*kind).to_owned()).collect(),
+            mixers: OPERATIONS.iter().map(|kind| (*kind).to_owned()).collect(),
             batch: 1,
             heads: 4,
             lengths: (9..14).map(|e| 1 << e).collect(),
@@ -51,8 +51,8 @@ impl BenchConfig {
     /// If a mixer is unknown, a list is empty, or a size is 0.
     pub fn validate(&self) -> Result<()> {
         for name in &self.mixers {
-            if !MixerConfig::KINDS.contains(&name.as_str()) {
-                let suggestion = regard_train::suggest::closest(name, MixerConfig::KINDS.iter().copied());
+            if !OPERATIONS.contains(&name.as_str()) {
+                let suggestion = regard_train::suggest::closest(name, OPERATIONS.iter().copied());
                 return Err(Error::UnknownMixer { name: name.clone(), suggestion });
             }
         }

@@ -6,6 +6,7 @@ mod report;
 mod rows;
 
 pub use config::{BenchConfig, Direction, Number};
+pub use operations::OPERATIONS;
 pub use report::html;
 pub use rows::{Bench, BenchRow, Growth, bench};
 

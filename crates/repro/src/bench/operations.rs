@@ -18,6 +18,9 @@ pub(super) struct Operation {
     pub(super) backward_flops: f64,
 }
 
+/// Kinds of mixers with an operation of their own; those of the others are among these.
+pub const OPERATIONS: &[&str] = &["flow", "kimi_delta", "lightning", "softmax"];
+
 /// The operation of a kind at a length, with random inputs.
 pub(super) fn operation(kind: &str, config: &BenchConfig, tokens: usize, device: &Device) -> Option<Operation> {
     let (b, h, t, k) = (config.batch, config.heads, tokens, config.width);

@@ -12,7 +12,7 @@ fn every_kind_of_mixer_has_an_operation_that_runs_both_ways() {
     let mut seen = Vec::new();
     let bench = bench(&small(), &Device::flex(), None, &mut |row| seen.push(row.clone())).unwrap();
     assert_eq!(seen, bench.rows);
-    assert_eq!(bench.rows.len(), MixerConfig::KINDS.len() * 2 * 2);
+    assert_eq!(bench.rows.len(), super::OPERATIONS.len() * 2 * 2);
     for row in &bench.rows {
         assert!(row.seconds > 0.0 && row.copy_share > 0.0 && row.matmul_share > 0.0, "{row:?}");
     }
@@ -36,7 +36,7 @@ fn the_table_and_the_page_hold_every_row() {
     let table = bench.table();
     assert!(table.rows.iter().all(|row| row.len() == table.columns.len()));
     let page = html(&bench);
-    assert!(MixerConfig::KINDS.iter().all(|kind| page.contains(kind)));
+    assert!(super::OPERATIONS.iter().all(|kind| page.contains(kind)));
     assert!(!page.contains("http"));
     let json = serde_json::to_value(&bench).unwrap();
     for key in ["mixer", "direction", "tokens", "seconds", "bytes", "copy_share", "matmul_share"] {

@@ -158,6 +158,9 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// Softmax attention and the linear-time mechanisms that take its place.
+    pub const USUAL: &[&str] = &["softmax", "lightning", "kimi_delta", "flow"];
+
     /// The candidate of a name: a kind of [`MixerConfig`], or several joined by `+`, each with a count or without, such as
     /// `3*kimi_delta+softmax`. The mixers have the defaults of their papers, and no positions but their own.
     ///
@@ -180,10 +183,10 @@ impl Candidate {
         Ok(Self { name: name.replace(' ', ""), mixers })
     }
 
-    /// One candidate for each kind of [`MixerConfig::KINDS`].
-    pub fn all(heads: usize) -> Vec<Self> {
+    /// One candidate for each of [`Self::USUAL`].
+    pub fn usual(heads: usize) -> Vec<Self> {
         let named = |kind: &&str| MixerConfig::named(kind, heads).map(|mixer| Self { name: (*kind).into(), mixers: vec![mixer] });
-        MixerConfig::KINDS.iter().filter_map(named).collect()
+        Self::USUAL.iter().filter_map(named).collect()
     }
 
     /// The name as part of a path.

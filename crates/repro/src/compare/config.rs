@@ -102,7 +102,7 @@ fn default_optimizer() -> OptimizerConfig {
 }
 
 impl CompareConfig {
-    /// All kinds of mixers in tiny models, one seed, two minutes; for language modelling on the embedded text.
+    /// The usual mixers in tiny models, one seed, two minutes; for language modelling on the embedded text.
     pub fn new(task: TaskConfig) -> Self {
         let size = Size::TINY;
         Self {
@@ -119,7 +119,7 @@ impl CompareConfig {
             optimizer: default_optimizer(),
             scaling: ScalingConfig::default(),
             sample: SampleConfig::default(),
-            candidates: Candidate::all(size.heads),
+            candidates: Candidate::usual(size.heads),
         }
     }
 

@@ -45,7 +45,7 @@ fn config(folder: &Path) -> CompareConfig {
         data: Some(DataConfig::new(text.to_str().unwrap())),
         scaling: ScalingConfig { seconds: Some(0.01), shortest: 16, longest: 64, batch: 1 },
         sample: SampleConfig { tokens: 8, ..SampleConfig::default() },
-        candidates: Candidate::all(size.heads),
+        candidates: Candidate::usual(size.heads),
         ..CompareConfig::lm()
     }
 }
@@ -113,7 +113,7 @@ fn a_comparison_leaves_a_folder_that_explains_itself() {
     let (config, out) = (config(&folder.0), folder.0.join("out"));
     let comparison = compare(&config, &out, context()).unwrap();
     assert!(comparison.complete);
-    assert_eq!(comparison.candidates.len(), MixerConfig::KINDS.len());
+    assert_eq!(comparison.candidates.len(), Candidate::USUAL.len());
 
     let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(out.join("comparison.json")).unwrap()).unwrap();
     for candidate in json["candidates"].as_array().unwrap() {
@@ -135,7 +135,7 @@ fn a_comparison_leaves_a_folder_that_explains_itself() {
     for resource in ["http://", "https://", "src=", "<link", "@import", "url("] {
         assert!(!html.contains(resource), "the page refers to something outside: {resource}");
     }
-    for kind in MixerConfig::KINDS {
+    for kind in Candidate::USUAL {
         assert!(html.contains(&format!("<td>{kind}")), "{kind} is not in the table");
         let page = fs::read_to_string(out.join(format!("runs/{kind}-seed1/report.html"))).unwrap();
         assert_well_formed(&page);
