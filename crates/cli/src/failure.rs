@@ -79,7 +79,8 @@ impl From<regard_train::Error> for Failure {
 
 impl From<regard_repro::Error> for Failure {
     fn from(error: regard_repro::Error) -> Self {
-        let code = if matches!(error, regard_repro::Error::Interrupted { .. }) { INTERRUPTED } else { 1 };
+        let code =
+            if matches!(error, regard_repro::Error::Interrupted { .. } | regard_repro::Error::Stopped { .. }) { INTERRUPTED } else { 1 };
         Self { message: error.to_string(), hint: error.hint(), code }
     }
 }

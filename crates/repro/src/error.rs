@@ -84,6 +84,12 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// The caller asked experiments to stop. Those that were finished are kept, and trainings go on where they stopped.
+    #[error("stopped; what was finished is in {}", path.display())]
+    Stopped {
+        /// The folder.
+        path: PathBuf,
+    },
 }
 
 impl Error {
@@ -98,6 +104,7 @@ impl Error {
             Self::Size { .. } => Some("H must divide D, for rotary positions into even parts: as in `--size D=96,L=2,H=3`".into()),
             Self::Unmatched { .. } => Some("make the model larger (--size), or leave this candidate out".into()),
             Self::Exists { .. } => Some("continue it with --resume, or choose another folder with --out".into()),
+            Self::Stopped { .. } => Some("the same command goes on from here".into()),
             Self::Interrupted { path } => Some(format!("continue with `regard compare --resume --out {}`", path.display())),
             _ => None,
         }

@@ -12,6 +12,8 @@ pub enum FlowFeatureMap {
     Sigmoid,
     /// `max(x, 0) + eps`, of the long-sequence experiments.
     Relu,
+    /// `elu(x) + 1`. Without competition and allocation this is linear attention, normalised by the sum of its weights.
+    Elu,
 }
 
 /// What Flow attention computes, exactly: the variants of the official code differ in it.
@@ -74,6 +76,7 @@ impl FlowOptions {
         let x = match self.feature_map {
             FlowFeatureMap::Sigmoid => sigmoid(x),
             FlowFeatureMap::Relu => activation::relu(x) + self.eps,
+            FlowFeatureMap::Elu => activation::elu(x, 1.0) + 1.0,
         };
         without(x, hidden)
     }

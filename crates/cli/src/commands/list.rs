@@ -2,6 +2,7 @@ use burn::tensor::{DType, Device};
 use clap::builder::PossibleValuesParser;
 use regard::registry::{Direction, Entry, MECHANISMS};
 use regard_models::registry::{Network, networks};
+use regard_repro::reproduce::{CLAIMS, Shipped, Test, Verdict, shipped, shipped_for};
 use serde_json::json;
 
 use crate::{
@@ -9,13 +10,13 @@ use crate::{
     output::{Output, render, table},
 };
 
-/// List the mechanisms or the named networks, or show the page of a mechanism
+/// List the mechanisms, the named networks or the claims of the papers, or show the page of a mechanism
 ///
 /// Time counts the operations of a forward pass over T tokens per head, state the numbers kept per head while decoding; K and V are
 /// the widths of keys and values, C a block of tokens, R and r the widths of a latent vector and of a key part shared by H heads.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  regard list\n  regard list --json | jq -r '.mechanisms[].id'\n  regard list --page softmax\n  regard list --models"
+    after_help = "Examples:\n  regard list\n  regard list --json | jq -r '.mechanisms[].id'\n  regard list --page softmax\n  regard list --models\n  regard list --claims"
 )]
 pub(crate) struct Args {
     /// Print one JSON object
@@ -27,6 +28,9 @@ pub(crate) struct Args {
     /// List the named networks: their weights, those that one token meets, and the bytes kept of a sequence while decoding in bf16
     #[arg(long, conflicts_with = "page")]
     models: bool,
+    /// List the claims of the papers with the verdicts that come with this release
+    #[arg(long, conflicts_with_all = ["page", "models"])]
+    claims: bool,
 }
 
 /// Lengths at which the state of a network is shown.
@@ -43,13 +47,54 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     if args.models {
         return models(args.json, output);
     }
+    if args.claims {
+        return claims(args, output);
+    }
     if args.json {
         return output.json(&json!({ "mechanisms": MECHANISMS.iter().map(describe).collect::<Vec<_>>() }));
     }
-    let mut table = table(["ID", "NAME", "DIRECTION", "TIME", "STATE", "FUSED KERNELS", "PAPER"]);
+    let mut table = table(["ID", "NAME", "DIRECTION", "TIME", "STATE", "FUSED KERNELS", "CLAIMS", "PAPER"]);
     for m in MECHANISMS {
         let kernels = if m.kernels.is_empty() { "-".to_owned() } else { m.kernels.join(", ") };
-        table.add_row([m.id, m.name, direction(m), m.time, m.state, &kernels, m.paper]);
+        table.add_row([m.id, m.name, direction(m), m.time, m.state, &kernels, &verdicts(m), m.paper]);
+    }
+    output.data(&render(table))
+}
+
+/// How many of the claims about a mechanism were reproduced, of those that were tested.
+fn verdicts(m: &Entry) -> String {
+    let tested: Vec<_> = shipped_for(m.id).into_iter().filter(|r| !matches!(r.verdict, Verdict::NotTestable(_))).collect();
+    let reproduced = tested.iter().filter(|r| r.verdict == Verdict::Reproduced).count();
+    if tested.is_empty() { "-".into() } else { format!("{reproduced} of {}", tested.len()) }
+}
+
+/// All claims, each with its shipped verdict, if there is one.
+fn claims(args: &Args, output: &Output) -> Result<(), Failure> {
+    let shipped = shipped();
+    let all = CLAIMS.iter().flat_map(|claims| claims.iter());
+    let all = all.map(|claim| (claim, shipped.iter().find(|r| (r.system.as_str(), r.claim) == (claim.system, claim.number))));
+    if args.json {
+        let claims = all.map(|(claim, result)| {
+            json!({
+                "system": claim.system,
+                "claim": claim.number,
+                "title": claim.title,
+                "published": claim.published,
+                "rule": claim.rule,
+                "shipped": result,
+            })
+        });
+        return output.json(&json!({ "claims": claims.collect::<Vec<_>>() }));
+    }
+    let mut table = table(["SYSTEM", "CLAIM", "TITLE", "VERDICT", "MEASURED"]);
+    for (claim, result) in all {
+        let verdict = match (result, claim.test) {
+            (Some(Shipped { verdict, scale, .. }), _) => format!("{verdict} [{scale}]"),
+            (None, Test::None(why)) => Verdict::NotTestable(why.into()).to_string(),
+            (None, Test::Experiment(_)) => "not tested yet".into(),
+        };
+        let measured = result.map_or("-", |r| r.measured.as_str());
+        table.add_row([claim.system, &claim.number.to_string(), claim.title, &verdict, measured]);
     }
     output.data(&render(table))
 }
@@ -124,5 +169,6 @@ fn describe(m: &Entry) -> serde_json::Value {
         "time": m.time,
         "state": m.state,
         "kernels": m.kernels,
+        "claims": shipped_for(m.id),
     })
 }

@@ -8,6 +8,7 @@ mod doctor;
 mod eval;
 mod generate;
 mod list;
+mod reproduce;
 mod train;
 
 use clap::Subcommand;
@@ -22,6 +23,7 @@ pub(crate) enum Command {
     Eval(eval::Args),
     Generate(generate::Args),
     Bench(bench::Args),
+    Reproduce(reproduce::Args),
     Data(data::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
@@ -35,6 +37,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Eval(args) => eval::run(&args, output),
         Command::Generate(args) => generate::run(&args, output),
         Command::Bench(args) => bench::run(&args, output),
+        Command::Reproduce(args) => reproduce::run(&args, output),
         Command::Data(args) => data::run(&args, output),
         Command::Doctor(args) => doctor::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),

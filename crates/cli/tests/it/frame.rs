@@ -7,7 +7,7 @@ fn a_bare_command_shows_its_help_and_fails() {
     let output = Place::new().run(&[]);
     assert_eq!(output.status.code(), Some(2));
     let help = text(&output.stderr);
-    for command in ["list", "compare", "train", "eval", "generate", "bench", "data", "doctor", "completions"] {
+    for command in ["list", "compare", "train", "eval", "generate", "bench", "reproduce", "data", "doctor", "completions"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {help}");
     }
 }
@@ -15,7 +15,7 @@ fn a_bare_command_shows_its_help_and_fails() {
 #[test]
 fn every_command_has_help_with_an_example() {
     let place = Place::new();
-    for command in ["list", "compare", "train", "eval", "generate", "bench", "data"] {
+    for command in ["list", "compare", "train", "eval", "generate", "bench", "reproduce", "data"] {
         let help = place.stdout(&[command, "--help"]);
         assert!(help.contains("Examples:\n  regard "), "{help}");
         assert!(help.contains(&format!("Usage: regard {command}")), "{help}");
@@ -29,7 +29,7 @@ fn list_is_a_table_with_one_line_per_mechanism() {
     let table = Place::new().stdout(&["list"]);
     let mut lines = table.lines();
     let header: Vec<_> = lines.next().unwrap().split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-    assert_eq!(header, ["ID", "NAME", "DIRECTION", "TIME", "STATE", "FUSED KERNELS", "PAPER"]);
+    assert_eq!(header, ["ID", "NAME", "DIRECTION", "TIME", "STATE", "FUSED KERNELS", "CLAIMS", "PAPER"]);
     assert!(lines.next().unwrap().chars().all(|c| c == '-'));
     let ids: Vec<_> = lines.map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(ids, regard::registry::MECHANISMS.iter().map(|m| m.id).collect::<Vec<_>>());
@@ -62,6 +62,31 @@ fn list_counts_the_weights_of_named_networks() {
 #[test]
 fn list_prints_the_page_of_a_mechanism() {
     assert_eq!(Place::new().stdout(&["list", "--page", "softmax"]).trim_end(), regard::registry::find("softmax").unwrap().page.trim_end());
+}
+
+#[test]
+fn claims_are_listed_with_their_verdicts() {
+    let place = Place::new();
+    let table = place.stdout(&["list", "--claims"]);
+    let of_gpu = |line: &str| line.starts_with("lightning-attention ") && line.contains(" 5 ") && line.contains("it needs a GPU");
+    assert!(table.lines().any(of_gpu), "{table}");
+    let json = place.json(&["list", "--claims", "--json"]);
+    let claim = &json["claims"].as_array().unwrap()[0];
+    assert!(claim["rule"].is_string() && claim.get("shipped").is_some(), "{claim}");
+    assert!(place.json(&["list", "--json"])["mechanisms"][0]["claims"].is_array());
+}
+
+#[test]
+fn a_claim_is_tested_and_kept_in_its_folder() {
+    let place = Place::new();
+    let result = place.json(&["reproduce", "lightning-attention", "--claim", "5", "--quick", "--json"]);
+    assert_eq!(result["results"][0]["verdict"], "not_testable", "{result}");
+    assert!(place.read("runs/reproduce/reproduce.html").contains("it needs a GPU"));
+    let output = place.run(&["reproduce", "lightning-attention", "--claim", "5", "--quick", "--record", "claims.json"]);
+    assert!(text(&output.stderr).contains("was finished before"));
+    assert!(place.read("claims.json").contains("\"command\""));
+    let failure = place.failure(&["reproduce", "tnl", "--claim", "9"]);
+    assert_eq!(failure.error, "there is no claim 9");
 }
 
 #[test]

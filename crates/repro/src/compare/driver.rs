@@ -9,12 +9,15 @@ use regard_train::{StepCost, Task, TaskConfig, Tokenizer, measure_step};
 use super::{
     Budget, CandidateResult, CompareConfig, CompareEvent, Comparison, Context, SeedResult,
     report::{report, write_plots},
-    result::{read_json, write_json, write_whole},
     runs::{Runs, run_folder},
     scaling,
     weights::{MatchedCandidate, match_weights},
 };
-use crate::{Error, Result, machine::Machine};
+use crate::{
+    Error, Result,
+    files::{read_json, write_json, write_whole},
+    machine::Machine,
+};
 
 const CONFIG: &str = "compare.toml";
 const SCALING: &str = "scaling.json";

@@ -9,6 +9,7 @@ use burn::tensor::Device;
 use regard_train::{Evaluation, Event, LogLines, MemoryMeter, Observer, report::Quantity};
 
 use super::weights::MatchedCandidate;
+use crate::lines::Lines;
 
 /// What a caller lends to a comparison.
 pub struct Context<'a> {
@@ -134,21 +135,6 @@ pub struct CompareLog<W> {
     lines: Lines,
 }
 
-/// Text that two owners see.
-#[derive(Clone, Default)]
-struct Lines(std::rc::Rc<std::cell::RefCell<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.borrow_mut().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 impl<W: Write> CompareLog<W> {
     /// Writes to `writer`, at most one line about training steps in `every`.
     pub fn new(writer: W, every: Duration) -> Self {
@@ -181,8 +167,7 @@ impl<W: Write> CompareObserver for CompareLog<W> {
             CompareEvent::Training(event) => {
                 if let Some(run) = &mut self.run {
                     run.event(event);
-                    let text = std::mem::take(&mut *self.lines.0.borrow_mut());
-                    let _ = self.writer.write_all(&text);
+                    let _ = self.writer.write_all(&self.lines.take());
                 }
             }
             CompareEvent::RunFinished { .. } => self.run = None,

@@ -1,11 +1,9 @@
-use std::{fs, path::Path};
-
 use regard::MixerConfig;
 use regard_train::{Evaluation, report::Quantity};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use super::{scaling::Scaling, weights::MatchedCandidate};
-use crate::{Error, Result, Table, machine::Machine};
+use crate::{Table, machine::Machine};
 
 /// The outcome of a comparison: the file `comparison.json` of its folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -229,22 +227,4 @@ impl Comparison {
         });
         Table { rows: rows.collect(), columns: columns.into_iter().map(str::to_owned).collect() }
     }
-}
-
-/// Reads a JSON file of a comparison.
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path).map_err(Error::file(path))?;
-    serde_json::from_str(&text).map_err(|e| Error::Damaged { path: path.into(), message: e.to_string() })
-}
-
-/// Writes a file as a whole or not at all.
-pub(super) fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let scratch = path.with_extension("tmp");
-    fs::write(&scratch, text).map_err(Error::file(&scratch))?;
-    fs::rename(&scratch, path).map_err(Error::file(path))
-}
-
-pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::Damaged { path: path.into(), message: e.to_string() })?;
-    write_whole(path, &(text + "\n"))
 }

@@ -7,11 +7,12 @@ use regard_train::{
     report::{RunFacts, write_run_report},
 };
 
-use super::{
-    Candidate, CompareConfig, CompareEvent, Context, Sample, SeedResult, StateBytes,
-    result::{read_json, write_json},
+use super::{Candidate, CompareConfig, CompareEvent, Context, Sample, SeedResult, StateBytes};
+use crate::{
+    Error, Result,
+    files::{read_json, write_json},
+    machine::Machine,
 };
-use crate::{Error, Result, machine::Machine};
 
 /// Written into the folder of a run when all about it is known.
 const RESULT: &str = "result.json";

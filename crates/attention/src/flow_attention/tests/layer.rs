@@ -93,8 +93,8 @@ fn what_a_config_file_gets_wrong_is_named() {
     }
     let text = error(r#"{"kind": "flow", "heads": 4, "clmp": false}"#);
     assert!(text.contains("unknown field `clmp`"), "{text}");
-    let text = error(r#"{"kind": "flow", "heads": 4, "feature_map": "elu"}"#);
-    assert!(text.contains("unknown variant `elu`, expected `sigmoid` or `relu`"), "{text}");
+    let text = error(r#"{"kind": "flow", "heads": 4, "feature_map": "exp"}"#);
+    assert!(text.contains("unknown variant `exp`, expected one of `sigmoid`, `relu`, `elu`"), "{text}");
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn golden_options(case: &Case) -> FlowOptions {
 /// One of the variants of the official code and of the ablations.
 fn any_options(s: &mut Sampler) -> FlowOptions {
     FlowOptions {
-        feature_map: s.pick(&[FlowFeatureMap::Sigmoid, FlowFeatureMap::Relu]),
+        feature_map: s.pick(&[FlowFeatureMap::Sigmoid, FlowFeatureMap::Relu, FlowFeatureMap::Elu]),
         extra_eps: s.pick(&[0.0, 1e-6]),
         clamp: s.pick(&[None, Some([-1.0, 1.0]), Some([-10.0, 10.0])]),
         competition: s.flip() || s.flip(),
