@@ -16,6 +16,7 @@ pub mod flow_attention;
 pub mod kimi_delta;
 pub mod lightning_attention;
 mod mixer;
+pub mod nprf;
 pub mod registry;
 mod sequence_mixer;
 pub mod softmax_attention;

@@ -9,6 +9,7 @@ use crate::{
     flow_attention::{FlowAttention, FlowAttentionConfig, FlowState},
     kimi_delta::{KimiDelta, KimiDeltaConfig, KimiDeltaState},
     lightning_attention::{Lightning, LightningConfig, LightningState},
+    nprf::{Nprf, NprfConfig, NprfState},
     softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
 };
 
@@ -111,6 +112,8 @@ mixers! {
     "kimi_delta" KimiDelta(KimiDeltaConfig, KimiDelta, KimiDeltaState),
     /// Lightning attention in the gated layer of TransNormerLLM.
     "lightning" Lightning(LightningConfig, Lightning, LightningState),
+    /// Kernelised attention with relative positional bias.
+    "nprf" Nprf(NprfConfig, Nprf, NprfState),
     /// Softmax attention.
     "softmax" Softmax(SoftmaxAttentionConfig, SoftmaxAttention, SoftmaxState),
 }

@@ -1,0 +1,166 @@
+use burn::tensor::{Bool, Tensor};
+
+use super::{
+    features::{Features, Sums},
+    options::{NprfOptions, central, check_bias, check_shapes, column, wide},
+    product::{Grid, Plan, on_cpu, toeplitz_product},
+    reference,
+};
+use crate::{Error, Result};
+
+const OP: &str = "nprf";
+
+/// Kernelised attention with positive random features and, optionally, a relative positional bias.
+///
+/// ```text
+/// o_i = Σ_j exp(b[j − i]) (φ(q_i) · φ(k_j)) v_j / Σ_j exp(b[j − i]) φ(q_i) · φ(k_j),   φ(x) = exp(W x − |x|²/2) / √M
+/// ```
+///
+/// with queries and keys divided by their norms: an estimate of the softmax attention with the scores `q_i·k_j / (|q_i| |k_j|) +
+/// b[j − i]`. With a bias O(min(T² (M + V), M V T log T)) time and O(T (M + V)) memory; without, O(T M V).
+///
+/// # Shapes
+/// - `q`: `[B, H, T, K]`; `k`: `[B, H, S, K]`; `v`: `[B, H, S, V]`; T = S with a bias and in the causal form
+/// - `projection` W: `[H, M, K]`, or `[1, M, K]` for all heads
+/// - `bias` b: `[H, 2T − 1]`, entry `j − i + T − 1` for query i and key j, −∞ = never seen; of a longer table the middle counts
+/// - output: `[B, H, T, V]`, and the logarithm of the denominator `[B, H, T]`; zeros and −∞ for a query that sees no key
+///
+/// # Errors
+/// If the shapes disagree, a bias is NaN or +∞, or an option is out of its range.
+pub fn nprf(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    projection: Tensor<3>,
+    bias: Option<Tensor<2>>,
+    options: &NprfOptions,
+) -> Result<(Tensor<4>, Tensor<3>)> {
+    check_shapes(OP, &q, &k, &v, &projection)?;
+    let [b, h, t, _] = q.dims();
+    let [_, _, s, d_v] = v.dims();
+    if t != s && bias.is_some() {
+        return Err(Error::argument(OP, "bias", "absent unless queries and keys are equal in number", format!("{t} queries, {s} keys")));
+    }
+    if t != s && options.causal {
+        return Err(Error::argument(OP, "causal", "false unless queries and keys are equal in number", format!("{t} queries, {s} keys")));
+    }
+    let hidden = column(OP, options.key_mask.as_ref(), [b, s])?;
+    let grid = Grid::line(t);
+    let bias = match bias {
+        Some(bias) => Some(central(OP, bias, h, grid)?),
+        None => None,
+    };
+    check_bias(OP, &bias.iter().map(|x| ("bias", x.clone())).collect::<Vec<_>>(), options.clamp)?;
+    let dtype = q.dtype();
+    if b * h * t * s == 0 {
+        let lse = Tensor::full([b, h, t], f64::NEG_INFINITY, (&q.device(), dtype));
+        return Ok((Tensor::zeros([b, h, t, d_v], (&q.device(), dtype)), lse));
+    }
+    let x = Features::positive([q, k, v], projection, hidden.as_ref(), options.normalised);
+    let sums = match bias {
+        Some(bias) => {
+            let (c, shift) = coefficients(bias.cast(wide(dtype)), options);
+            let y = biased(x.q, x.k, x.x, c, Plan { grid, causal: options.causal, algorithm: options.algorithm });
+            Sums { y, shift: x.q_shift + x.k_shift + shift.reshape([1, h, 1, 1]) }
+        }
+        None => x.unbiased(options.causal),
+    };
+    let (o, lse) = sums.ratio();
+    Ok((o.cast(dtype), lse.cast(dtype)))
+}
+
+/// [`nprf`] for the tokens of an image, with a bias by the difference of rows and columns.
+///
+/// # Shapes
+/// - `q`, `k`: `[B, H, N, K]`; `v`: `[B, H, N, V]`; tokens row-major, N = Y X, or 1 + Y X with a class token in front
+/// - `projection`: `[H or 1, M, K]`
+/// - `bias`: `[H, 2Y − 1, 2X − 1]`, entry `[y_j − y_i + Y − 1, x_j − x_i + X − 1]` for query i and key j
+/// - `class`: `[H, 3]`, the biases class → class, class → patch and patch → class (query → key); `None` = no class token
+/// - output: `[B, H, N, V]` and `[B, H, N]`, as of [`nprf`]
+///
+/// # Errors
+/// As [`nprf`]; also if `causal` is asked for, or the table is not that of a grid with N tokens.
+pub fn nprf_grid(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    projection: Tensor<3>,
+    bias: Tensor<3>,
+    class: Option<Tensor<2>>,
+    options: &NprfOptions,
+) -> Result<(Tensor<4>, Tensor<3>)> {
+    const OP: &str = "nprf_grid";
+    check_shapes(OP, &q, &k, &v, &projection)?;
+    let [b, h, n, _] = q.dims();
+    if k.dims()[2] != n {
+        return Err(Error::shape(OP, ("q", &q.dims()), ("k", &k.dims()), "tokens"));
+    }
+    if options.causal {
+        return Err(Error::argument(OP, "causal", "false", true));
+    }
+    let [h_b, rows, columns] = bias.dims();
+    let grid = Grid { rows: rows.div_ceil(2), columns: columns.div_ceil(2) };
+    let first = usize::from(class.is_some());
+    if h_b != h || rows % 2 == 0 || columns % 2 == 0 || grid.tokens() + first != n {
+        let want = format!("of shape [H, 2Y − 1, 2X − 1] with H = {h} and Y X = {}", n.saturating_sub(first));
+        return Err(Error::argument(OP, "bias", want, format!("{:?}", bias.dims())));
+    }
+    if let Some(class) = &class
+        && class.dims() != [h, 3]
+    {
+        return Err(Error::argument(OP, "class", format!("of shape [H, 3] = [{h}, 3]"), format!("{:?}", class.dims())));
+    }
+    let hidden = column(OP, options.key_mask.as_ref(), [b, n])?;
+    let bias = bias.reshape([h, rows * columns]);
+    let given: Vec<_> = [("bias", Some(&bias)), ("class", class.as_ref())].into_iter().filter_map(|(n, x)| Some((n, x?.clone()))).collect();
+    check_bias(OP, &given, options.clamp)?;
+    let (dtype, d_v) = (q.dtype(), v.dims()[3]);
+    if b * h == 0 {
+        let lse = Tensor::full([b, h, n], f64::NEG_INFINITY, (&q.device(), dtype));
+        return Ok((Tensor::zeros([b, h, n, d_v], (&q.device(), dtype)), lse));
+    }
+    let all = match class {
+        Some(class) => Tensor::cat(vec![bias, class], 1),
+        None => bias,
+    };
+    let (c, shift) = coefficients(all.cast(wide(dtype)), options);
+    let Features { q, k, x, q_shift, k_shift } = Features::positive([q, k, v], projection, hidden.as_ref(), options.normalised);
+    let plan = Plan { grid, causal: false, algorithm: options.algorithm };
+    let taps = grid.taps();
+    let patches = |x: &Tensor<4>| x.clone().narrow(2, first, n - first);
+    let mut y = biased(patches(&q), patches(&k), patches(&x), c.clone().narrow(1, 0, taps), plan);
+    if first == 1 {
+        let of = |x: &Tensor<4>| x.clone().narrow(2, 0, 1);
+        let entry = |i: usize| c.clone().narrow(1, taps + i, 1).reshape([1, h, 1, 1]);
+        let pair = |q: Tensor<4>, k: Tensor<4>, x: Tensor<4>| q.matmul(k.swap_dims(2, 3).matmul(x));
+        let class = pair(of(&q), of(&k), of(&x)) * entry(0) + pair(of(&q), patches(&k), patches(&x)) * entry(1);
+        y = y + pair(patches(&q), of(&k), of(&x)) * entry(2);
+        y = Tensor::cat(vec![class, y], 2);
+    }
+    let (o, lse) = Sums { y, shift: q_shift + k_shift + shift.reshape([1, h, 1, 1]) }.ratio();
+    Ok((o.cast(dtype), lse.cast(dtype)))
+}
+
+/// `exp(b − shift)`, 0 where b is −∞ or, in the causal form, of a later key; and the shift of each head, a constant `[H, 1]`, by which
+/// the largest of them is 1.
+pub(super) fn coefficients(bias: Tensor<2>, options: &NprfOptions) -> (Tensor<2>, Tensor<2>) {
+    let [h, taps] = bias.dims();
+    let mut never = bias.clone().equal_elem(f64::NEG_INFINITY);
+    if options.causal {
+        let later: Vec<bool> = (0..taps).map(|i| i > taps / 2).collect();
+        let later = Tensor::<1, Bool>::from_data(later.as_slice(), &bias.device()).unsqueeze_dim::<2>(0).expand([h, taps]);
+        never = never.bool_or(later);
+    }
+    let bias = bias.mask_fill(never.clone(), 0.0);
+    let bias = match options.clamp {
+        Some(bound) => bias.clamp(-bound, bound),
+        None => bias,
+    };
+    let shift = bias.clone().detach().mask_fill(never.clone(), -1e30).max_dim(1).clamp_min(-1e4);
+    ((bias - shift.clone()).exp().mask_fill(never, 0.0), shift)
+}
+
+/// The product with coefficients, by whatever runs on this device.
+pub(super) fn biased(q: Tensor<4>, k: Tensor<4>, x: Tensor<4>, c: Tensor<2>, plan: Plan) -> Tensor<4> {
+    if on_cpu(&x.device(), x.dtype()) { toeplitz_product(q, k, x, c, plan) } else { reference::product(q, k, x, c, plan.grid) }
+}
