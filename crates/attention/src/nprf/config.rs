@@ -1,11 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{
-    favor::FavorOptions,
-    options::NprfOptions,
-    product::NprfAlgorithm,
-    projection::ProjectionKind,
-};
+use super::{favor::FavorOptions, options::NprfOptions, product::NprfAlgorithm, projection::ProjectionKind};
 use crate::{Error, Result};
 
 /// Features of queries and keys.
@@ -121,6 +116,11 @@ impl NprfConfig {
     /// The baseline FAVOR+ (Performer): neither normalised nor biased, orthogonal rows.
     pub fn favor_plus(heads: usize) -> Self {
         Self { kernel: FeatureKind::FavorPlus, projection: ProjectionKind::Orthogonal, ..Self::prf(heads) }
+    }
+
+    /// The seed of a layer: every one of a stack has a projection of its own.
+    pub(super) fn layer_seed(seed: u64, index: usize) -> u64 {
+        seed.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     /// Checks the options; gives the width of a head.

@@ -1,8 +1,8 @@
 use burn::tensor::{Bool, Tensor};
 
 use super::{
-    features::{Features, Sums, exponents, largest_of_all, largest_of_token, prepared, with_weights, without},
-    options::{check_shapes, column, wide},
+    features::{Features, Sums, exponents, largest_of_all, largest_of_token, prepared, without},
+    options::{check_mask, check_shapes, column, wide},
 };
 use crate::{Error, Result};
 
@@ -68,7 +68,7 @@ pub fn favor_plus(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, projection: Tensor<2
     if t != s && options.causal {
         return Err(Error::argument(OP, "causal", "false unless queries and keys are equal in number", format!("{t} queries, {s} keys")));
     }
-    let hidden = column(OP, options.key_mask.as_ref(), [b, s])?;
+    check_mask(OP, options.key_mask.as_ref(), [b, s])?;
     let (dtype, shape) = (q.dtype(), [q.dims(), v.dims()]);
     let root = (projection.dims()[1] as f64).sqrt();
     if shape.concat().contains(&0) {
@@ -76,7 +76,7 @@ pub fn favor_plus(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, projection: Tensor<2
         let m = projection.dims()[1];
         return Ok(FavorOutput { o: zeros(t, shape[1][3]), phi_q: zeros(t, m), phi_k: zeros(s, m) });
     }
-    let features = favor_features([q, k, v], projection, hidden.as_ref(), false, options.eps, true);
+    let features = favor_features([q, k, v], projection, options.key_mask.clone(), false, options.eps, true);
     let (phi_q, phi_k) = (features.q.clone() / root, features.k.clone() / root);
     // The factor 1/√M of both features cancels, but not in front of the constant.
     let (o, _) = features.favor_sums(options.causal, options.causal_eps * root).ratio();
@@ -91,23 +91,24 @@ const LARGEST_EXPONENT: f64 = 80.0;
 pub(super) fn favor_features(
     [q, k, v]: [Tensor<4>; 3],
     projection: Tensor<3>,
-    hidden: Option<&Tensor<4, Bool>>,
+    hidden: Option<Tensor<2, Bool>>,
     normalised: bool,
     eps: f64,
     stabilised: bool,
 ) -> Features {
     let dtype = wide(q.dtype());
     let projection = projection.cast(dtype);
-    let [q, k, v] = [q, without(k, hidden), v].map(|x| x.cast(dtype));
+    let mask = hidden.as_ref().map(column);
+    let [q, k, v] = [q, without(k, mask.as_ref()), v].map(|x| x.cast(dtype));
     let [q, k] = [q, k].map(|x| prepared(x, normalised));
     let products = |x: &Tensor<4>| x.clone().matmul(projection.clone().swap_dims(1, 2).unsqueeze_dim(0));
     let q_shift = largest_of_token(&products(&q));
-    let k_products = products(&k);
-    let k_shift = if stabilised { largest_of_all(&k_products, hidden) } else { largest_of_all(&k_products, hidden).zeros_like() };
+    let [b, h, ..] = k.dims();
+    let k_shift = if stabilised { largest_of_all(&products(&k), mask.as_ref()) } else { Tensor::zeros([b, h, 1, 1], (&k.device(), dtype)) };
     let q = exponents(q, projection.clone()) - q_shift.clone();
     let k = exponents(k, projection) - k_shift.clone();
     let k = if stabilised { k } else { k.clamp_max(LARGEST_EXPONENT) };
-    Features { q: q.exp() + eps, k: without(k.exp() + eps, hidden), x: with_weights(v, hidden), q_shift, k_shift }
+    Features { q: q.exp() + eps, k: without(k.exp() + eps, mask.as_ref()), v, hidden, q_shift, k_shift }
 }
 
 impl Features {

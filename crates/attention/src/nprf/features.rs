@@ -2,7 +2,11 @@
 
 use burn::tensor::{Bool, Tensor};
 
-use super::options::wide;
+use super::{
+    options::{column, wide},
+    product::{Plan, Shift, feature_map, on_cpu, toeplitz_product},
+    reference,
+};
 use crate::blocks::decayed_product;
 
 /// Tokens per block of causal attention without a bias.
@@ -60,14 +64,16 @@ pub(super) fn with_weights(v: Tensor<4>, hidden: Option<&Tensor<4, Bool>>) -> Te
     Tensor::cat(vec![without(v, hidden), ones], 3)
 }
 
-/// Features of queries and keys with what was taken out of their exponents, and values with weights.
+/// Features of queries and keys with what was taken out of their exponents, and values.
 pub(super) struct Features {
     /// `[B, H, T, M]`
     pub(super) q: Tensor<4>,
-    /// `[B, H, S, M]`
+    /// Zeros for hidden keys. `[B, H, S, M]`
     pub(super) k: Tensor<4>,
-    /// `[B, H, S, V + 1]`
-    pub(super) x: Tensor<4>,
+    /// `[B, H, S, V]`
+    pub(super) v: Tensor<4>,
+    /// Keys to leave out. `[B, S]`
+    pub(super) hidden: Option<Tensor<2, Bool>>,
     /// Logarithm of the factor by which the features of queries are too small. `[B, H, T, 1]`
     pub(super) q_shift: Tensor<4>,
     /// The same of keys. `[B, H, 1, 1]`
@@ -76,27 +82,68 @@ pub(super) struct Features {
 
 impl Features {
     /// `φ(x) = exp(W x − |x|²/2) / √M`, the factor `1/√M` being part of the shifts.
-    pub(super) fn positive([q, k, v]: [Tensor<4>; 3], projection: Tensor<3>, hidden: Option<&Tensor<4, Bool>>, normalised: bool) -> Self {
+    pub(super) fn positive([q, k, v]: [Tensor<4>; 3], projection: Tensor<3>, hidden: Option<Tensor<2, Bool>>, normalised: bool) -> Self {
         let dtype = wide(q.dtype());
         let projection = projection.cast(dtype);
-        let [q, k, v] = [q, without(k, hidden), v].map(|x| x.cast(dtype));
-        let [q, k] = [q, k].map(|x| exponents(prepared(x, normalised), projection.clone()));
-        let (q_shift, k_shift) = (largest_of_token(&q), largest_of_all(&k, hidden));
+        let [q, k, v] = [q, k, v].map(|x| x.cast(dtype));
         let root = (projection.dims()[1] as f64).ln() / 2.0;
+        let ((q, q_shift), (k, k_shift)) = if on_cpu(&q.device(), dtype) {
+            let q = feature_map(q, projection.clone(), None, normalised, Shift::Token);
+            (q, feature_map(k, projection, hidden.clone(), normalised, Shift::All))
+        } else {
+            let mask = hidden.as_ref().map(column);
+            let [q, k] = [q, without(k, mask.as_ref())].map(|x| exponents(prepared(x, normalised), projection.clone()));
+            let (q_shift, k_shift) = (largest_of_token(&q), largest_of_all(&k, mask.as_ref()));
+            let k = without((k - k_shift.clone()).exp(), mask.as_ref());
+            (((q - q_shift.clone()).exp(), q_shift), (k, k_shift))
+        };
+        Self { q, k, v, hidden, q_shift: q_shift - root, k_shift: k_shift - root }
+    }
+
+    /// Values and, behind them, the weights that the denominator sums.
+    fn columns(&self) -> Tensor<4> {
+        with_weights(self.v.clone(), self.hidden.as_ref().map(column).as_ref())
+    }
+
+    /// The tokens `start..start + count` alone.
+    pub(super) fn part(&self, start: usize, count: usize) -> Self {
+        let part = |x: &Tensor<4>| x.clone().narrow(2, start, count);
         Self {
-            q: (q - q_shift.clone()).exp(),
-            k: without((k - k_shift.clone()).exp(), hidden),
-            x: with_weights(v, hidden),
-            q_shift: q_shift - root,
-            k_shift: k_shift - root,
+            q: part(&self.q),
+            k: part(&self.k),
+            v: part(&self.v),
+            hidden: self.hidden.clone().map(|x| x.narrow(1, start, count)),
+            q_shift: part(&self.q_shift),
+            k_shift: self.k_shift.clone(),
         }
+    }
+
+    /// `q_i Σ_j k_jᵀ [v_j, 1]` of these queries and the keys and values of `other`. `[B, H, T, V + 1]`
+    pub(super) fn sums_over(self, other: Self) -> Tensor<4> {
+        let x = other.columns();
+        self.q.matmul(other.k.swap_dims(2, 3).matmul(x))
     }
 
     /// The sums without a bias.
     pub(super) fn unbiased(self, causal: bool) -> Sums {
-        let Self { q, k, x, q_shift, k_shift } = self;
+        let x = self.columns();
+        let Self { q, k, q_shift, k_shift, .. } = self;
         let y = if causal { decayed_product(q, k, x, None, None, BLOCK).0 } else { q.matmul(k.swap_dims(2, 3).matmul(x)) };
         Sums { y, shift: q_shift + k_shift }
+    }
+
+    /// The sums with coefficients, or their ratio and the logarithm of the denominator. `[B, H, T, V + 1]`
+    pub(super) fn biased(self, c: Tensor<2>, plan: Plan) -> Tensor<4> {
+        if on_cpu(&self.v.device(), self.v.dtype()) {
+            return toeplitz_product([self.q, self.k, self.v], c, self.hidden, plan);
+        }
+        let x = self.columns();
+        let y = reference::product(self.q, self.k, x, c, plan.grid);
+        if !plan.ratio {
+            return y;
+        }
+        let (o, log) = Sums { y, shift: self.q_shift.zeros_like() }.ratio();
+        Tensor::cat(vec![o, log.unsqueeze_dim(3)], 3)
     }
 }
 
@@ -116,8 +163,7 @@ impl Sums {
         let blind = denominator.clone().lower_equal_elem(0);
         let safe = denominator.mask_fill(blind.clone(), 1);
         let log = (safe.clone().log() + self.shift).mask_fill(blind.clone(), f64::NEG_INFINITY);
-        let o = self.y.narrow(3, 0, width) / safe;
-        let shape = o.dims();
-        (o.mask_fill(blind.expand(shape), 0.0), log.squeeze_dim(3))
+        // Where the denominator, a sum of positive numbers, is 0, the numerators are.
+        (self.y.narrow(3, 0, width) / safe, log.squeeze_dim(3))
     }
 }

@@ -8,8 +8,8 @@ use super::{
     config::{FeatureKind, NprfConfig},
     favor::{FavorOptions, favor_features},
     features::{Features, Sums},
-    op::{biased, coefficients},
-    options::{NprfOptions, check_bias, column},
+    op::coefficients,
+    options::{NprfOptions, check_bias, check_mask},
     product::{Grid, Plan},
     projection::draw_projection,
     state::NprfState,
@@ -66,8 +66,7 @@ impl Nprf {
     /// Draws the random projection anew. A model that is trained on keeps the seed to have the same projection when it is loaded.
     pub fn redraw(&mut self, seed: u64) {
         let shape = self.projection.dims();
-        // Every layer has a projection of its own.
-        let seed = seed.wrapping_add((self.place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let seed = NprfConfig::layer_seed(seed, self.place);
         self.projection = draw_projection(self.config.projection, shape, seed, &self.projection.device());
     }
 
@@ -88,23 +87,28 @@ impl Nprf {
 
     fn mix(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>, causal: bool) -> Result<Tensor<3>> {
         let [b, t, d] = x.dims();
-        let hidden = column(NprfConfig::OP, padding.as_ref(), [b, t])?;
+        check_mask(NprfConfig::OP, padding.as_ref(), [b, t])?;
         if b * t == 0 {
             return Ok(Tensor::zeros([b, t, d], (&x.device(), x.dtype())));
         }
-        let features = self.features(x, hidden.as_ref(), causal);
-        let sums = match self.biases(t)? {
+        let features = self.features(x, padding, causal);
+        let constant = self.constant(&features.q, causal);
+        let o = match self.biases(t)? {
             Some(bias) => {
                 let (c, _) = coefficients(bias, &NprfOptions { causal, ..self.options() });
-                let plan = Plan { grid: Grid::line(t), causal, algorithm: self.config.algorithm };
-                self.finish(features.q.clone(), biased(features.q, features.k, features.x, c, plan), causal)
+                let plan = self.plan(t, causal);
+                let y = features.biased(c, plan);
+                if plan.ratio { y.narrow(3, 0, d / self.config.heads) } else { ratio(y, constant) }
             }
-            None => {
-                let q = features.q.clone();
-                self.finish(q, features.unbiased(causal).y, causal)
-            }
+            None => ratio(features.unbiased(causal).y, constant),
         };
-        Ok(self.merge(sums))
+        Ok(self.merge(o))
+    }
+
+    /// How the product of `tokens` is computed.
+    pub(super) fn plan(&self, tokens: usize, causal: bool) -> Plan {
+        let ratio = self.config.kernel == FeatureKind::Prf;
+        Plan { grid: Grid::line(tokens), causal, algorithm: self.config.algorithm, ratio }
     }
 
     pub(super) fn options(&self) -> NprfOptions {
@@ -124,7 +128,7 @@ impl Nprf {
     }
 
     /// Queries, keys and values of a sequence, as features.
-    pub(super) fn features(&self, x: Tensor<3>, hidden: Option<&Tensor<4, Bool>>, causal: bool) -> Features {
+    pub(super) fn features(&self, x: Tensor<3>, hidden: Option<Tensor<2, Bool>>, causal: bool) -> Features {
         let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|p| self.heads(p.forward(x.clone())));
         let projection = self.projection.clone();
         let NprfConfig { normalised, eps, .. } = self.config;
@@ -134,14 +138,11 @@ impl Nprf {
         }
     }
 
-    /// The ratio of the sums `y`, the FAVOR+ constant included.
-    pub(super) fn finish(&self, q: Tensor<4>, y: Tensor<4>, causal: bool) -> Tensor<4> {
+    /// What FAVOR+ adds to the denominators of its causal form. `[B, H, T, 1]`
+    pub(super) fn constant(&self, q: &Tensor<4>, causal: bool) -> Option<Tensor<4>> {
         let root = (q.dims()[3] as f64).sqrt();
-        let shift = y.clone().detach().narrow(3, 0, 1).zeros_like();
-        let sums = Sums { y, shift };
         let favor = causal && self.config.kernel == FeatureKind::FavorPlus;
-        let sums = if favor { sums.with_constant(q.sum_dim(3) * (FavorOptions::default().causal_eps * root)) } else { sums };
-        sums.ratio().0
+        favor.then(|| q.clone().sum_dim(3) * (FavorOptions::default().causal_eps * root))
     }
 
     fn heads(&self, x: Tensor<3>) -> Tensor<4> {
@@ -161,6 +162,18 @@ impl Nprf {
     }
 }
 
+/// The ratio of the sums `y`, `[B, H, T, V + 1]`, a constant being added to the denominators.
+pub(super) fn ratio(y: Tensor<4>, constant: Option<Tensor<4>>) -> Tensor<4> {
+    let [b, h, t, _] = y.dims();
+    let shift = Tensor::zeros([b, h, t, 1], (&y.device(), y.dtype()));
+    let sums = Sums { y, shift };
+    let sums = match constant {
+        Some(constant) => sums.with_constant(constant),
+        None => sums,
+    };
+    sums.ratio().0
+}
+
 impl SequenceMixer for Nprf {
     type State = NprfState;
 
@@ -170,7 +183,7 @@ impl SequenceMixer for Nprf {
 
     fn state(&self, batch: usize) -> NprfState {
         let [h, m, width] = self.projection.dims();
-        NprfState::new([batch, h, m, width + 1], &self.projection.device())
+        NprfState::new([batch, h, m, width], &self.projection.device())
     }
 
     fn prefill(&self, x: Tensor<3>, state: &mut NprfState) -> Tensor<3> {
@@ -185,11 +198,8 @@ impl SequenceMixer for Nprf {
         let [h, m, width] = self.projection.dims();
         let d = h * width;
         let features = 2 * 2 * m * width;
-        let mixing = if self.rpe.is_some() {
-            Plan { grid: Grid::line(context.max(1)), causal: true, algorithm: self.config.algorithm }.flops_per_token(m, width + 1)
-        } else {
-            4.0 * (m * (width + 1)) as f64
-        };
+        let mixing =
+            if self.rpe.is_some() { self.plan(context.max(1), true).flops_per_token(m, width + 1) } else { 4.0 * (m * (width + 1)) as f64 };
         (8 * d * d) as f64 + h as f64 * (features as f64 + mixing)
     }
 }

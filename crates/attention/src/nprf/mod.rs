@@ -3,6 +3,7 @@
 mod config;
 mod favor;
 mod features;
+mod image;
 mod layer;
 mod op;
 mod options;
@@ -13,6 +14,7 @@ mod state;
 
 pub use config::{FeatureKind, NprfConfig};
 pub use favor::{FavorOptions, FavorOutput, favor_plus};
+pub use image::{NprfImage, NprfImageConfig};
 pub use layer::Nprf;
 pub use op::{nprf, nprf_grid};
 pub use options::NprfOptions;

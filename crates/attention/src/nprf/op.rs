@@ -2,9 +2,8 @@ use burn::tensor::{Bool, Tensor};
 
 use super::{
     features::{Features, Sums},
-    options::{NprfOptions, central, check_bias, check_shapes, column, wide},
-    product::{Grid, Plan, on_cpu, toeplitz_product},
-    reference,
+    options::{NprfOptions, central, check_bias, check_mask, check_shapes, wide},
+    product::{Grid, Plan},
 };
 use crate::{Error, Result};
 
@@ -44,7 +43,7 @@ pub fn nprf(
     if t != s && options.causal {
         return Err(Error::argument(OP, "causal", "false unless queries and keys are equal in number", format!("{t} queries, {s} keys")));
     }
-    let hidden = column(OP, options.key_mask.as_ref(), [b, s])?;
+    check_mask(OP, options.key_mask.as_ref(), [b, s])?;
     let grid = Grid::line(t);
     let bias = match bias {
         Some(bias) => Some(central(OP, bias, h, grid)?),
@@ -56,17 +55,17 @@ pub fn nprf(
         let lse = Tensor::full([b, h, t], f64::NEG_INFINITY, (&q.device(), dtype));
         return Ok((Tensor::zeros([b, h, t, d_v], (&q.device(), dtype)), lse));
     }
-    let x = Features::positive([q, k, v], projection, hidden.as_ref(), options.normalised);
-    let sums = match bias {
+    let x = Features::positive([q, k, v], projection, options.key_mask.clone(), options.normalised);
+    let (o, log) = match bias {
         Some(bias) => {
-            let (c, shift) = coefficients(bias.cast(wide(dtype)), options);
-            let y = biased(x.q, x.k, x.x, c, Plan { grid, causal: options.causal, algorithm: options.algorithm });
-            Sums { y, shift: x.q_shift + x.k_shift + shift.reshape([1, h, 1, 1]) }
+            let (c, c_shift) = coefficients(bias.cast(wide(dtype)), options);
+            let shift = x.q_shift.clone() + x.k_shift.clone() + c_shift.reshape([1, h, 1, 1]);
+            let y = x.biased(c, Plan { grid, causal: options.causal, algorithm: options.algorithm, ratio: true });
+            (y.clone().narrow(3, 0, d_v), (y.narrow(3, d_v, 1) + shift).squeeze_dim(3))
         }
-        None => x.unbiased(options.causal),
+        None => x.unbiased(options.causal).ratio(),
     };
-    let (o, lse) = sums.ratio();
-    Ok((o.cast(dtype), lse.cast(dtype)))
+    Ok((o.cast(dtype), log.cast(dtype)))
 }
 
 /// [`nprf`] for the tokens of an image, with a bias by the difference of rows and columns.
@@ -110,7 +109,7 @@ pub fn nprf_grid(
     {
         return Err(Error::argument(OP, "class", format!("of shape [H, 3] = [{h}, 3]"), format!("{:?}", class.dims())));
     }
-    let hidden = column(OP, options.key_mask.as_ref(), [b, n])?;
+    check_mask(OP, options.key_mask.as_ref(), [b, n])?;
     let bias = bias.reshape([h, rows * columns]);
     let given: Vec<_> = [("bias", Some(&bias)), ("class", class.as_ref())].into_iter().filter_map(|(n, x)| Some((n, x?.clone()))).collect();
     check_bias(OP, &given, options.clamp)?;
@@ -123,22 +122,23 @@ pub fn nprf_grid(
         Some(class) => Tensor::cat(vec![bias, class], 1),
         None => bias,
     };
-    let (c, shift) = coefficients(all.cast(wide(dtype)), options);
-    let Features { q, k, x, q_shift, k_shift } = Features::positive([q, k, v], projection, hidden.as_ref(), options.normalised);
-    let plan = Plan { grid, causal: false, algorithm: options.algorithm };
-    let taps = grid.taps();
-    let patches = |x: &Tensor<4>| x.clone().narrow(2, first, n - first);
-    let mut y = biased(patches(&q), patches(&k), patches(&x), c.clone().narrow(1, 0, taps), plan);
-    if first == 1 {
-        let of = |x: &Tensor<4>| x.clone().narrow(2, 0, 1);
-        let entry = |i: usize| c.clone().narrow(1, taps + i, 1).reshape([1, h, 1, 1]);
-        let pair = |q: Tensor<4>, k: Tensor<4>, x: Tensor<4>| q.matmul(k.swap_dims(2, 3).matmul(x));
-        let class = pair(of(&q), of(&k), of(&x)) * entry(0) + pair(of(&q), patches(&k), patches(&x)) * entry(1);
-        y = y + pair(patches(&q), of(&k), of(&x)) * entry(2);
-        y = Tensor::cat(vec![class, y], 2);
+    let (c, c_shift) = coefficients(all.cast(wide(dtype)), options);
+    let x = Features::positive([q, k, v], projection, options.key_mask.clone(), options.normalised);
+    let shift = x.q_shift.clone() + x.k_shift.clone() + c_shift.reshape([1, h, 1, 1]);
+    let plan = Plan { grid, causal: false, algorithm: options.algorithm, ratio: first == 0 };
+    if first == 0 {
+        let y = x.biased(c, plan);
+        return Ok((y.clone().narrow(3, 0, d_v).cast(dtype), (y.narrow(3, d_v, 1) + shift).squeeze_dim(3).cast(dtype)));
     }
-    let (o, lse) = Sums { y, shift: q_shift + k_shift + shift.reshape([1, h, 1, 1]) }.ratio();
-    Ok((o.cast(dtype), lse.cast(dtype)))
+    let taps = grid.taps();
+    let entry = |i: usize| c.clone().narrow(1, taps + i, 1).reshape([1, h, 1, 1]);
+    let patches = |x: &Features| x.part(1, n - 1);
+    let class = |x: &Features| x.part(0, 1);
+    let of_class = class(&x).sums_over(class(&x)) * entry(0) + class(&x).sums_over(patches(&x)) * entry(1);
+    let from_class = patches(&x).sums_over(class(&x)) * entry(2);
+    let of_patches = patches(&x).biased(c.clone().narrow(1, 0, taps), plan) + from_class;
+    let (o, log) = Sums { y: Tensor::cat(vec![of_class, of_patches], 2), shift }.ratio();
+    Ok((o.cast(dtype), log.cast(dtype)))
 }
 
 /// `exp(b − shift)`, 0 where b is −∞ or, in the causal form, of a later key; and the shift of each head, a constant `[H, 1]`, by which
@@ -158,9 +158,4 @@ pub(super) fn coefficients(bias: Tensor<2>, options: &NprfOptions) -> (Tensor<2>
     };
     let shift = bias.clone().detach().mask_fill(never.clone(), -1e30).max_dim(1).clamp_min(-1e4);
     ((bias - shift.clone()).exp().mask_fill(never, 0.0), shift)
-}
-
-/// The product with coefficients, by whatever runs on this device.
-pub(super) fn biased(q: Tensor<4>, k: Tensor<4>, x: Tensor<4>, c: Tensor<2>, plan: Plan) -> Tensor<4> {
-    if on_cpu(&x.device(), x.dtype()) { toeplitz_product(q, k, x, c, plan) } else { reference::product(q, k, x, c, plan.grid) }
 }

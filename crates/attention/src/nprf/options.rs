@@ -45,13 +45,20 @@ pub(super) fn check_shapes(op: &'static str, q: &Tensor<4>, k: &Tensor<4>, v: &T
     Ok(())
 }
 
-/// The mask of keys over all heads and channels. `[B, 1, S, 1]`
-pub(super) fn column(op: &'static str, mask: Option<&Tensor<2, Bool>>, [b, s]: [usize; 2]) -> Result<Option<Tensor<4, Bool>>> {
-    let Some(mask) = mask else { return Ok(None) };
-    if mask.dims() != [b, s] {
-        return Err(Error::argument(op, "key_mask", format!("of shape [B, S] = {:?}", [b, s]), format!("{:?}", mask.dims())));
+/// Checks the shape of a mask of keys.
+pub(super) fn check_mask(op: &'static str, mask: Option<&Tensor<2, Bool>>, keys: [usize; 2]) -> Result<()> {
+    match mask {
+        Some(mask) if mask.dims() != keys => {
+            Err(Error::argument(op, "key_mask", format!("of shape [B, S] = {keys:?}"), format!("{:?}", mask.dims())))
+        }
+        _ => Ok(()),
     }
-    Ok(Some(mask.clone().reshape([b, 1, s, 1])))
+}
+
+/// A mask of keys over all heads and channels. `[B, 1, S, 1]`
+pub(super) fn column(mask: &Tensor<2, Bool>) -> Tensor<4, Bool> {
+    let [b, s] = mask.dims();
+    mask.clone().reshape([b, 1, s, 1])
 }
 
 /// Checks the biases of `names`, and the bound on them, by their values.

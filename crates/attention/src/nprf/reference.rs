@@ -86,8 +86,7 @@ fn gathered(table: Tensor<2>, grid: Grid) -> Tensor<4> {
     table.select(1, entries).reshape([1, h, n, n])
 }
 
-/// `Σ_j c_ij (q_i · k_j) x_j` with the matrix of coefficients, in place of
-/// the product's kernels where they do not run.
+/// `Σ_j c_ij (q_i · k_j) x_j` with the matrix of coefficients: for devices that have no kernel of the product.
 pub(super) fn product(q: Tensor<4>, k: Tensor<4>, x: Tensor<4>, coefficients: Tensor<2>, grid: Grid) -> Tensor<4> {
     (q.matmul(k.swap_dims(2, 3)) * gathered(coefficients, grid)).matmul(x)
 }

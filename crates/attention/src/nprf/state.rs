@@ -1,11 +1,11 @@
 use burn::tensor::{Device, Int, Tensor};
 
 use super::{
-    features::Features,
-    layer::Nprf,
-    op::{biased, coefficients},
+    features::{Features, with_weights},
+    layer::{Nprf, ratio},
+    op::coefficients,
     options::NprfOptions,
-    product::{Grid, Plan},
+    product::Plan,
 };
 use crate::{MixerMemory, blocks::decayed_product};
 
@@ -15,27 +15,27 @@ const BLOCK: usize = 64;
 /// What [`Nprf`] keeps of the tokens so far: features of keys and values of those that are nearer than the largest distance with a bias
 /// of its own, and one sum over all that are farther. Without biases the sum is all there is.
 ///
-/// `farthest − 1` tokens of `M + V + 1` numbers at most, and `M (V + 1)` numbers, per head.
+/// `farthest − 1` tokens of `M + V` numbers at most, and `M (V + 1)` numbers, per head.
 #[derive(Clone, Debug)]
 pub struct NprfState {
     /// Features of the keys of near tokens. `[B, H, P, M]`
     keys: Tensor<4>,
-    /// Their values and weights. `[B, H, P, V + 1]`
+    /// Their values. `[B, H, P, V]`
     values: Tensor<4>,
-    /// Sum of the products of both over far tokens. `[B, H, M, V + 1]`
+    /// Sum of the products of keys and of values with a 1 behind them over far tokens. `[B, H, M, V + 1]`
     far: Tensor<4>,
     /// Logarithm of the factor by which features are too small: it follows the largest exponent so far. `[B, H, 1, 1]`
     shift: Tensor<4>,
 }
 
 impl NprfState {
-    /// No tokens yet, for `[batch, heads, features, columns]`.
-    pub(super) fn new([b, h, m, f]: [usize; 4], device: &Device) -> Self {
+    /// No tokens yet, for `[batch, heads, features, width]`.
+    pub(super) fn new([b, h, m, width]: [usize; 4], device: &Device) -> Self {
         let zeros = |shape: [usize; 4]| Tensor::zeros(shape, device);
         Self {
             keys: zeros([b, h, 0, m]),
-            values: zeros([b, h, 0, f]),
-            far: zeros([b, h, m, f]),
+            values: zeros([b, h, 0, width]),
+            far: zeros([b, h, m, width + 1]),
             shift: Tensor::full([b, h, 1, 1], -1e4, device),
         }
     }
@@ -57,10 +57,12 @@ impl NprfState {
         let old = (tokens + 1).saturating_sub(farthest.max(1));
         if old > 0 {
             let pass = |x: &Tensor<4>| x.clone().narrow(2, 0, old);
-            self.far = self.far.clone() + pass(&keys).swap_dims(2, 3).matmul(pass(&values));
+            self.far = self.far.clone() + pass(&keys).swap_dims(2, 3).matmul(with_weights(pass(&values), None));
         }
-        self.keys = keys.narrow(2, old, tokens - old);
-        self.values = values.narrow(2, old, tokens - old);
+        [self.keys, self.values] = [keys, values].map(|x| {
+            let [b, h, _, width] = x.dims();
+            if old < tokens { x.narrow(2, old, tokens - old) } else { Tensor::zeros([b, h, 0, width], (&x.device(), x.dtype())) }
+        });
     }
 }
 
@@ -71,14 +73,15 @@ impl Nprf {
         if b * t == 0 {
             return Tensor::zeros([b, t, d], (&x.device(), x.dtype()));
         }
-        let Features { q, k, x, .. } = state.align(self.features(x, None, true));
+        let next = state.align(self.features(x, None, true));
+        let (q, constant) = (next.q.clone(), self.constant(&next.q, true));
         if self.rpe.is_none() {
-            let (y, far) = decayed_product(q.clone(), k, x, None, Some(state.far.clone()), BLOCK);
+            let (y, far) = decayed_product(q, next.k, with_weights(next.v, None), None, Some(state.far.clone()), BLOCK);
             state.far = far;
-            return self.merge(self.finish(q, y, true));
+            return self.merge(ratio(y, constant));
         }
-        let keys = Tensor::cat(vec![state.keys.clone(), k], 2);
-        let values = Tensor::cat(vec![state.values.clone(), x], 2);
+        let keys = Tensor::cat(vec![state.keys.clone(), next.k.clone()], 2);
+        let values = Tensor::cat(vec![state.values.clone(), next.v.clone()], 2);
         let [_, h, total, m] = keys.dims();
         let bias = self.biases(total.max(self.farthest() + 1)).expect("the biases are finite").expect("there are biases");
         let (c, _) = coefficients(bias, &NprfOptions { causal: true, ..self.options() });
@@ -86,17 +89,19 @@ impl Nprf {
         let near = if t == 1 {
             // All distances at once: a row of the matrix.
             let row = c.clone().narrow(1, middle + 1 - total, total).reshape([1, h, 1, total]);
-            (q.clone().matmul(keys.clone().swap_dims(2, 3)) * row).matmul(values.clone())
+            let weights = q.clone().matmul(keys.clone().swap_dims(2, 3)) * row;
+            Tensor::cat(vec![weights.clone().matmul(values.clone()), weights.sum_dim(3)], 3)
         } else {
+            // The tokens of the state take part as keys, with queries of zeros.
             let nobody = Tensor::zeros([b, h, total - t, m], (&q.device(), q.dtype()));
-            let plan = Plan { grid: Grid::line(total), causal: true, algorithm: self.config.algorithm };
+            let all = Features { q: Tensor::cat(vec![nobody, q.clone()], 2), k: keys.clone(), v: values.clone(), ..next };
             let c = c.clone().narrow(1, middle + 1 - total, 2 * total - 1);
-            biased(Tensor::cat(vec![nobody, q.clone()], 2), keys.clone(), values.clone(), c, plan).narrow(2, total - t, t)
+            all.biased(c, Plan { ratio: false, ..self.plan(total, true) }).narrow(2, total - t, t)
         };
         let farthest = c.narrow(1, middle - self.farthest(), 1).reshape([1, h, 1, 1]);
-        let y = near + q.clone().matmul(state.far.clone()) * farthest;
+        let y = near + q.matmul(state.far.clone()) * farthest;
         state.append(keys, values, self.farthest());
-        self.merge(self.finish(q, y, true))
+        self.merge(ratio(y, constant))
     }
 }
 

@@ -1,9 +1,8 @@
 //! The product by blocks of queries and keys, as matrix products: O(N²), no N×N matrix.
 
-use gemm::{Parallelism, gemm};
-
 use super::{
     head::{Grid, Head, HeadGradients},
+    matrix::{Matrix, multiply},
     real::Real,
 };
 use crate::blocks::simd::vectorised;
@@ -12,62 +11,6 @@ use crate::blocks::simd::vectorised;
 pub(super) const QUERIES: usize = 64;
 /// Keys per block: scores of a block stay in the second cache.
 const KEYS: usize = 256;
-
-/// A row-major matrix or the transpose of one.
-#[derive(Clone, Copy)]
-struct Matrix<'a, T> {
-    data: &'a [T],
-    rows: usize,
-    columns: usize,
-    transposed: bool,
-}
-
-impl<'a, T> Matrix<'a, T> {
-    fn new(data: &'a [T], columns: usize) -> Self {
-        Self { data, rows: data.len() / columns, columns, transposed: false }
-    }
-
-    fn t(self) -> Self {
-        Self { rows: self.columns, columns: self.rows, transposed: !self.transposed, ..self }
-    }
-
-    /// Steps from a column and from a row to the next.
-    fn strides(&self) -> (isize, isize) {
-        if self.transposed { (self.rows as isize, 1) } else { (1, self.columns as isize) }
-    }
-}
-
-/// `out = a b`, or `out += a b`.
-fn multiply<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matrix<'_, T>, add: bool) {
-    assert!(a.columns == b.rows && out.len() == a.rows * b.columns, "shapes of a product");
-    assert!(a.data.len() == a.rows * a.columns && b.data.len() == b.rows * b.columns, "matrices are whole");
-    let ((a_column, a_row), (b_column, b_row)) = (a.strides(), b.strides());
-    let alpha = if add { T::ONE } else { T::default() };
-    // SAFETY: the three matrices are as large as their sizes say, `out` is apart from the others, and `T` is f32 or f64.
-    unsafe {
-        gemm(
-            a.rows,
-            b.columns,
-            a.columns,
-            out.as_mut_ptr(),
-            1,
-            b.columns as isize,
-            add,
-            a.data.as_ptr(),
-            a_column,
-            a_row,
-            b.data.as_ptr(),
-            b_column,
-            b_row,
-            alpha,
-            T::ONE,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
-}
 
 /// Adds the outputs of the queries `rows` to `y`, `[rows, F]`.
 pub(super) fn forward<T: Real>(head: &Head<'_, T>, rows: &[usize], y: &mut [T]) {

@@ -2,8 +2,10 @@
 //! backward: [`toeplitz_product`].
 
 mod dense;
+mod feature_map;
 mod fft;
 mod head;
+mod matrix;
 mod passes;
 mod real;
 
@@ -11,10 +13,11 @@ use std::sync::Arc;
 
 use burn::{
     backend::{DispatchDevice, DispatchTensor},
-    tensor::{DType, Device, Tensor},
+    tensor::{Bool, DType, Device, Tensor},
 };
 use serde::{Deserialize, Serialize};
 
+pub(super) use feature_map::{Shift, feature_map};
 pub(super) use head::Grid;
 use passes::{Backward, Forward, Inputs};
 
@@ -42,6 +45,8 @@ pub(super) struct Plan {
     pub(super) causal: bool,
     /// How it is computed.
     pub(super) algorithm: NprfAlgorithm,
+    /// Whether the result is the ratio of the sums.
+    pub(super) ratio: bool,
 }
 
 impl Plan {
@@ -59,38 +64,40 @@ pub(super) fn on_cpu(device: &Device, dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F64) && matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
-/// `y_i = Σ_j c[j − i] (q_i · k_j) x_j` for q, k ≥ 0 and x whose last column is 0 or 1: the denominator of the attention, by which the
-/// Fourier transforms are judged. On the CPU in f32 and f64.
+/// `y_i = Σ_j c[j − i] (q_i · k_j) [v_j, 1]` over the keys that are not hidden, for q, k, c ≥ 0; or, if the plan says so, the ratio of
+/// the sums and the logarithm of the denominator, zeros and −∞ where that is 0. On the CPU in f32 and f64.
 ///
 /// # Shapes
-/// - `q`, `k`: `[B, H, N, M]`; `x`: `[B, H, N, F]`, no axis of length 0; `c`: `[H, taps]`, see [`Grid`]
-/// - output: `[B, H, N, F]`
-pub(super) fn toeplitz_product(q: Tensor<4>, k: Tensor<4>, x: Tensor<4>, c: Tensor<2>, plan: Plan) -> Tensor<4> {
-    let autodiff = q.is_autodiff() || k.is_autodiff() || x.is_autodiff() || c.is_autodiff();
+/// - `q`, `k`: `[B, H, N, M]`; `v`: `[B, H, N, V]`; no axis but V of length 0; `c`: `[H, taps]`, see [`Grid`]; `hidden`: `[B, N]`, whose
+///   keys `k` are zeros
+/// - output: `[B, H, N, V + 1]`
+pub(super) fn toeplitz_product([q, k, v]: [Tensor<4>; 3], c: Tensor<2>, hidden: Option<Tensor<2, Bool>>, plan: Plan) -> Tensor<4> {
+    let autodiff = q.is_autodiff() || k.is_autodiff() || v.is_autodiff() || c.is_autodiff();
     if !autodiff {
-        return passes::forward(&Inputs { q, k, x, c }, plan).y;
+        return passes::forward(&Inputs { q, k, v, c, hidden }, plan).y;
     }
-    let erased = [q.clone().into_dispatch(), k.clone().into_dispatch(), x.clone().into_dispatch(), c.clone().into_dispatch()];
-    let inputs = Inputs { q: plain(q), k: plain(k), x: plain(x), c: plain(c) };
-    let Forward { y, dense } = passes::forward(&inputs, plan);
-    with_gradient::<4, 4>(erased, y, Arc::new(Product { inputs, plan, dense }))
+    let erased = [q.clone().into_dispatch(), k.clone().into_dispatch(), v.clone().into_dispatch(), c.clone().into_dispatch()];
+    let inputs = Inputs { q: plain(q), k: plain(k), v: plain(v), c: plain(c), hidden };
+    let result = passes::forward(&inputs, plan);
+    let y = result.y.clone();
+    with_gradient::<4, 4>(erased, y, Arc::new(Product { inputs, plan, result }))
 }
 
 fn plain<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if x.is_autodiff() { x.inner() } else { x }
 }
 
-/// The backward pass; everything is computed again from the inputs.
+/// The backward pass; weights are computed again from the inputs.
 #[derive(Debug)]
 struct Product {
     inputs: Inputs,
     plan: Plan,
-    dense: passes::DenseRows,
+    result: Forward,
 }
 
 impl GradientRule<4> for Product {
     fn gradients(&self, upstream: DispatchTensor, _: [bool; 4]) -> [Option<DispatchTensor>; 4] {
-        let Backward { q, k, x, c } = passes::backward(&self.inputs, self.plan, &self.dense, Tensor::from_dispatch(upstream));
-        [Some(q.into_dispatch()), Some(k.into_dispatch()), Some(x.into_dispatch()), Some(c.into_dispatch())]
+        let Backward { q, k, v, c } = passes::backward(&self.inputs, self.plan, &self.result, &Tensor::from_dispatch(upstream));
+        [Some(q.into_dispatch()), Some(k.into_dispatch()), Some(v.into_dispatch()), Some(c.into_dispatch())]
     }
 }

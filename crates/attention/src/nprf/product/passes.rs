@@ -1,13 +1,13 @@
 //! Both passes over all heads, in parallel: over heads and, where there are few, over parts of one.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::{
     NprfAlgorithm, Plan, dense,
     fft::{self, Columns, Transform},
     head::{Head, HeadGradients, Sizes},
-    real::{Real, numbers, transposed},
+    real::{Real, flags, numbers, slice, tensor, transposed},
 };
 
 /// The tensors of a product, without autodiff.
@@ -15,19 +15,24 @@ use super::{
 pub(super) struct Inputs {
     pub(super) q: Tensor<4>,
     pub(super) k: Tensor<4>,
-    pub(super) x: Tensor<4>,
+    pub(super) v: Tensor<4>,
     pub(super) c: Tensor<2>,
+    /// Keys that are left out. `[B, N]`
+    pub(super) hidden: Option<Tensor<2, Bool>>,
 }
 
-/// What the forward pass gives.
+/// What the forward pass gives, and the backward pass needs of it.
+#[derive(Debug)]
 pub(super) struct Forward {
     pub(super) y: Tensor<4>,
-    pub(super) dense: DenseRows,
+    /// The denominators, where `y` was divided by them.
+    divisors: Option<TensorData>,
+    dense: DenseRows,
 }
 
 /// Which rows went through matrix products.
 #[derive(Debug)]
-pub(super) enum DenseRows {
+enum DenseRows {
     /// All.
     All,
     /// These of each head of each sequence; the others went through Fourier transforms.
@@ -38,12 +43,13 @@ pub(super) enum DenseRows {
 pub(super) struct Backward {
     pub(super) q: Tensor<4>,
     pub(super) k: Tensor<4>,
-    pub(super) x: Tensor<4>,
+    pub(super) v: Tensor<4>,
     pub(super) c: Tensor<2>,
 }
 
-/// Time of a floating-point operation of the transforms in such of the matrix products, measured: see the page of the mechanism.
-const FFT_COST: f64 = 4.0;
+/// Time of a floating-point operation of the transforms in such of the matrix products: 1.8 to 3.4 were measured, more with more
+/// features and more points (`benches/nprf_growth.rs`).
+const FFT_COST: f64 = 2.5;
 
 /// Floating-point operations of a head by matrix products.
 pub(super) fn dense_flops(Sizes { n, m, f, causal, .. }: Sizes) -> f64 {
@@ -68,28 +74,50 @@ pub(super) fn takes_transforms(sizes: Sizes, algorithm: NprfAlgorithm) -> bool {
 }
 
 /// The data of all heads.
-struct Heads {
-    data: [TensorData; 4],
+struct Heads<T> {
+    q: TensorData,
+    k: TensorData,
+    /// Values and weights, `[B, H, N, F]`: a column of ones behind the values, and zeros for hidden keys.
+    x: Vec<T>,
+    c: TensorData,
     sizes: Sizes,
     heads: usize,
     count: usize,
 }
 
-impl Heads {
-    fn new<T: Real>(inputs: &Inputs, plan: Plan) -> Self {
-        let ([b, h, n, m], [_, _, _, f]) = (inputs.q.dims(), inputs.x.dims());
-        let data = [numbers::<T, 4>(&inputs.q), numbers::<T, 4>(&inputs.k), numbers::<T, 4>(&inputs.x), numbers::<T, 2>(&inputs.c)];
-        Self { data, sizes: Sizes { grid: plan.grid, n, m, f, causal: plan.causal }, heads: h, count: b * h }
+impl<T: Real> Heads<T> {
+    fn new(inputs: &Inputs, plan: Plan) -> Self {
+        let ([b, h, n, m], [_, _, _, d_v]) = (inputs.q.dims(), inputs.v.dims());
+        let values = numbers::<T, 4>(&inputs.v);
+        let hidden = inputs.hidden.as_ref().map(flags);
+        let f = d_v + 1;
+        let mut x = vec![T::default(); b * h * n * f];
+        for (i, (x, v)) in x.chunks_exact_mut(f).zip(rows(slice::<T>(&values), d_v, b * h * n)).enumerate() {
+            let (sequence, token) = (i / (h * n), i % n);
+            if hidden.as_ref().is_none_or(|hidden| !hidden[sequence * n + token]) {
+                x[..d_v].copy_from_slice(v);
+                x[d_v] = T::ONE;
+            }
+        }
+        Self {
+            q: numbers::<T, 4>(&inputs.q),
+            k: numbers::<T, 4>(&inputs.k),
+            x,
+            c: numbers::<T, 2>(&inputs.c),
+            sizes: Sizes { grid: plan.grid, n, m, f, causal: plan.causal },
+            heads: h,
+            count: b * h,
+        }
     }
 
-    fn coefficients<T: Real>(&self, head: usize) -> &[T] {
-        part(&self.data[3], head, self.sizes.grid.taps())
+    fn coefficients(&self, head: usize) -> &[T] {
+        part(slice(&self.c), head, self.sizes.grid.taps())
     }
 
-    fn head<T: Real>(&self, i: usize) -> Head<'_, T> {
+    fn head(&self, i: usize) -> Head<'_, T> {
         let sizes @ Sizes { n, m, f, .. } = self.sizes;
-        let [q, k, x, _] = &self.data;
-        Head { q: part(q, i, n * m), k: part(k, i, n * m), x: part(x, i, n * f), c: self.coefficients(i % self.heads), sizes }
+        let [q, k] = [&self.q, &self.k].map(|x| part(slice(x), i, n * m));
+        Head { q, k, x: part(&self.x, i, n * f), c: self.coefficients(i % self.heads), sizes }
     }
 
     /// Parts of a head so that all threads have work, at most `most`.
@@ -99,29 +127,67 @@ impl Heads {
 }
 
 /// Part `i` of `len` numbers.
-fn part<T: Real>(data: &TensorData, i: usize, len: usize) -> &[T] {
-    &data.as_slice::<T>().expect("of this type")[i * len..(i + 1) * len]
+fn part<T>(data: &[T], i: usize, len: usize) -> &[T] {
+    &data[i * len..(i + 1) * len]
+}
+
+/// The rows of a matrix that may have no columns.
+fn rows<T>(matrix: &[T], columns: usize, count: usize) -> impl Iterator<Item = &[T]> {
+    (0..count).map(move |i| part(matrix, i, columns))
 }
 
 pub(super) fn forward(inputs: &Inputs, plan: Plan) -> Forward {
     if inputs.q.dtype() == DType::F64 { forward_in::<f64>(inputs, plan) } else { forward_in::<f32>(inputs, plan) }
 }
 
-pub(super) fn backward(inputs: &Inputs, plan: Plan, rows: &DenseRows, dy: Tensor<4>) -> Backward {
-    if inputs.q.dtype() == DType::F64 { backward_in::<f64>(inputs, plan, rows, &dy) } else { backward_in::<f32>(inputs, plan, rows, &dy) }
+pub(super) fn backward(inputs: &Inputs, plan: Plan, result: &Forward, dy: &Tensor<4>) -> Backward {
+    if inputs.q.dtype() == DType::F64 { backward_in::<f64>(inputs, plan, result, dy) } else { backward_in::<f32>(inputs, plan, result, dy) }
 }
 
 fn forward_in<T: Real>(inputs: &Inputs, plan: Plan) -> Forward {
-    let heads = Heads::new::<T>(inputs, plan);
-    let (y, dense) = if takes_transforms(heads.sizes, plan.algorithm) { by_transforms::<T>(&heads) } else { (by_products::<T>(&heads), DenseRows::All) };
-    Forward { y: Tensor::from_data(TensorData::new(y, inputs.x.dims()), &inputs.x.device()), dense }
+    let heads = Heads::<T>::new(inputs, plan);
+    let (mut y, dense) =
+        if takes_transforms(heads.sizes, plan.algorithm) { by_transforms(&heads) } else { (by_products(&heads), DenseRows::All) };
+    let [b, h, n, _] = inputs.q.dims();
+    let divisors = plan.ratio.then(|| TensorData::new(divide(&mut y, heads.sizes.f), [b, h, n]));
+    Forward { y: tensor(y, [b, h, n, heads.sizes.f], &inputs.q.device()), divisors, dense }
 }
 
-fn by_products<T: Real>(heads: &Heads) -> Vec<T> {
+/// Divides numerators by the denominators behind them and leaves the logarithms of these there; gives the denominators. Zeros and −∞
+/// where a row is 0.
+fn divide<T: Real>(y: &mut [T], f: usize) -> Vec<T> {
+    y.chunks_exact_mut(f)
+        .map(|row| {
+            let (numerators, last) = row.split_at_mut(f - 1);
+            let denominator = last[0];
+            let seen = denominator > T::default();
+            for x in numerators {
+                *x = if seen { *x / denominator } else { T::default() };
+            }
+            last[0] = if seen { denominator.ln() } else { T::from_elem(f64::NEG_INFINITY) };
+            denominator
+        })
+        .collect()
+}
+
+/// The gradients of numerators and denominators from those of their ratio and of the logarithm.
+fn undivide<T: Real>(dy: &mut [T], y: &[T], divisors: &[T], f: usize) {
+    for ((dy, y), &denominator) in dy.chunks_exact_mut(f).zip(y.chunks_exact(f)).zip(divisors) {
+        if denominator > T::default() {
+            let inner = dy[..f - 1].iter().zip(y).fold(T::default(), |sum, (&a, &b)| sum + a * b);
+            dy[f - 1] = dy[f - 1] - inner;
+            dy.iter_mut().for_each(|x| *x = *x / denominator);
+        } else {
+            dy.fill(T::default());
+        }
+    }
+}
+
+fn by_products<T: Real>(heads: &Heads<T>) -> Vec<T> {
     let Sizes { n, f, .. } = heads.sizes;
     let mut y = vec![T::default(); heads.count * n * f];
     y.par_chunks_mut(n * f).enumerate().for_each(|(i, y)| {
-        let head = heads.head::<T>(i);
+        let head = heads.head(i);
         y.par_chunks_mut(dense::QUERIES * f).enumerate().for_each(|(block, y)| {
             let rows: Vec<_> = (block * dense::QUERIES..block * dense::QUERIES + y.len() / f).collect();
             dense::forward(&head, &rows, y);
@@ -130,7 +196,7 @@ fn by_products<T: Real>(heads: &Heads) -> Vec<T> {
     y
 }
 
-fn by_transforms<T: Real>(heads: &Heads) -> (Vec<T>, DenseRows) {
+fn by_transforms<T: Real>(heads: &Heads<T>) -> (Vec<T>, DenseRows) {
     let sizes @ Sizes { n, m, f, grid, .. } = heads.sizes;
     let transform = Transform::<T>::new(grid);
     let spectra: Vec<_> = (0..heads.heads).map(|h| transform.spectrum(heads.coefficients(h))).collect();
@@ -138,13 +204,10 @@ fn by_transforms<T: Real>(heads: &Heads) -> (Vec<T>, DenseRows) {
     let results: Vec<_> = (0..heads.count)
         .into_par_iter()
         .map(|i| {
-            let head = heads.head::<T>(i);
+            let head = heads.head(i);
             let columns = Columns::new(&head);
-            let y = in_parts(
-                parts,
-                |p| transform.outputs(&columns, sizes, p * m / parts..(p + 1) * m / parts, &spectra[i % heads.heads]),
-                sum,
-            );
+            let y =
+                in_parts(parts, |p| transform.outputs(&columns, sizes, p * m / parts..(p + 1) * m / parts, &spectra[i % heads.heads]), sum);
             let doubtful = transform.doubtful(&columns, sizes, head.c, &y);
             let mut y = transposed(&y, n);
             correct(&head, &doubtful, &mut y);
@@ -187,15 +250,19 @@ fn warn_if_many(rows: &[Vec<usize>], n: usize) {
     }
 }
 
-fn backward_in<T: Real>(inputs: &Inputs, plan: Plan, rows: &DenseRows, dy: &Tensor<4>) -> Backward {
-    let heads = Heads::new::<T>(inputs, plan);
+fn backward_in<T: Real>(inputs: &Inputs, plan: Plan, result: &Forward, dy: &Tensor<4>) -> Backward {
+    let heads = Heads::<T>::new(inputs, plan);
     let Sizes { n, f, grid, .. } = heads.sizes;
-    let dy = numbers::<T, 4>(dy);
+    let mut dy = slice::<T>(&numbers::<T, 4>(dy)).to_vec();
+    if let Some(divisors) = &result.divisors {
+        undivide(&mut dy, slice(&numbers::<T, 4>(&result.y)), slice(divisors), f);
+    }
+    let rows = &result.dense;
     let transform = matches!(rows, DenseRows::Of(_)).then(|| Transform::<T>::new(grid));
     let grads: Vec<_> = (0..heads.count)
         .into_par_iter()
         .map(|i| {
-            let (head, dy) = (heads.head::<T>(i), part::<T>(&dy, i, n * f));
+            let (head, dy) = (heads.head(i), part(&dy, i, n * f));
             match (rows, &transform) {
                 (DenseRows::Of(rows), Some(transform)) => {
                     let smooth = transformed_gradients(&heads, &head, transform, &rows[i], dy);
@@ -212,19 +279,26 @@ fn backward_in<T: Real>(inputs: &Inputs, plan: Plan, rows: &DenseRows, dy: &Tens
             *sum += x;
         }
     }
-    let join = |of: fn(&HeadGradients<T>) -> &[T], like: &Tensor<4>| {
-        let values: Vec<T> = grads.iter().flat_map(|g| of(g)).copied().collect();
-        Tensor::from_data(TensorData::new(values, like.dims()), &like.device())
-    };
+    let join = |of: fn(&HeadGradients<T>) -> &[T]| grads.iter().flat_map(|g| of(g)).copied().collect::<Vec<T>>();
+    let hidden = inputs.hidden.as_ref().map(flags);
+    let mut v = Vec::with_capacity(heads.count * n * (f - 1));
+    for (i, row) in grads.iter().flat_map(|g| g.x.chunks_exact(f)).enumerate() {
+        let (sequence, token) = (i / (heads.heads * n), i % n);
+        if hidden.as_ref().is_some_and(|hidden| hidden[sequence * n + token]) {
+            v.resize(v.len() + f - 1, T::default());
+        } else {
+            v.extend_from_slice(&row[..f - 1]);
+        }
+    }
     Backward {
-        q: join(|g| &g.q, &inputs.q),
-        k: join(|g| &g.k, &inputs.k),
-        x: join(|g| &g.x, &inputs.x),
-        c: Tensor::from_data(TensorData::new(c, inputs.c.dims()), &inputs.c.device()),
+        q: tensor(join(|g| &g.q), inputs.q.dims(), &inputs.q.device()),
+        k: tensor(join(|g| &g.k), inputs.k.dims(), &inputs.k.device()),
+        v: tensor(v, inputs.v.dims(), &inputs.v.device()),
+        c: tensor(c, inputs.c.dims(), &inputs.c.device()),
     }
 }
 
-fn dense_gradients<T: Real>(heads: &Heads, head: &Head<'_, T>, rows: &[usize], dy: &[T]) -> HeadGradients<T> {
+fn dense_gradients<T: Real>(heads: &Heads<T>, head: &Head<'_, T>, rows: &[usize], dy: &[T]) -> HeadGradients<T> {
     let blocks: Vec<_> = rows.chunks(dense::QUERIES).collect();
     let parts = heads.parts(blocks.len().max(1));
     in_parts(
@@ -243,7 +317,7 @@ fn dense_gradients<T: Real>(heads: &Heads, head: &Head<'_, T>, rows: &[usize], d
 
 /// The gradients that all rows but `dense` give.
 fn transformed_gradients<T: Real>(
-    heads: &Heads,
+    heads: &Heads<T>,
     head: &Head<'_, T>,
     transform: &Transform<T>,
     dense: &[usize],

@@ -1,10 +1,12 @@
-use std::ops::{Add, AddAssign, Mul, MulAssign, Neg, Sub};
+use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Sub};
 
-use burn::tensor::{Element, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Element, Tensor, TensorData};
 use phastft::{
     fft_f32_dit_with_planner, fft_f64_dit_with_planner,
     planner::{Direction, PlannerDit32, PlannerDit64},
 };
+
+use crate::blocks::simd;
 
 /// The float types that the product is computed in, with their Fourier transform.
 pub(super) trait Real:
@@ -15,7 +17,7 @@ pub(super) trait Real:
     + Add<Output = Self>
     + Sub<Output = Self>
     + Mul<Output = Self>
-    + Neg<Output = Self>
+    + Div<Output = Self>
     + AddAssign
     + MulAssign
     + Send
@@ -36,11 +38,16 @@ pub(super) trait Real:
 
     fn sqrt(self) -> Self;
 
+    /// `e^x` for x ≤ 0; to be inlined into vector code.
+    fn exp(self) -> Self;
+
+    fn ln(self) -> Self;
+
     fn from_size(n: usize) -> Self;
 }
 
 macro_rules! real {
-    ($float:ty, $planner:ty, $transform:path) => {
+    ($float:ty, $planner:ty, $transform:path, $exp:path) => {
         impl Real for $float {
             const ONE: Self = 1.0;
             const ROUNDING: Self = <$float>::EPSILON / 2.0;
@@ -58,6 +65,15 @@ macro_rules! real {
                 <$float>::sqrt(self)
             }
 
+            #[inline(always)]
+            fn exp(self) -> Self {
+                $exp(self)
+            }
+
+            fn ln(self) -> Self {
+                <$float>::ln(self)
+            }
+
             fn from_size(n: usize) -> Self {
                 n as $float
             }
@@ -65,14 +81,29 @@ macro_rules! real {
     };
 }
 
-real!(f32, PlannerDit32, fft_f32_dit_with_planner);
-real!(f64, PlannerDit64, fft_f64_dit_with_planner);
+real!(f32, PlannerDit32, fft_f32_dit_with_planner, simd::exp);
+real!(f64, PlannerDit64, fft_f64_dit_with_planner, f64::exp);
 
 /// The numbers of a tensor, row-major.
 pub(super) fn numbers<T: Real, const D: usize>(tensor: &Tensor<D>) -> TensorData {
     let data = tensor.clone().into_data();
     debug_assert_eq!(data.dtype(), T::dtype());
     data
+}
+
+/// The numbers of a tensor that [`numbers`] read.
+pub(super) fn slice<T: Real>(data: &TensorData) -> &[T] {
+    data.as_slice().expect("of this type")
+}
+
+/// A tensor of these numbers, in their type.
+pub(super) fn tensor<T: Real, const D: usize>(values: Vec<T>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), (device, T::dtype()))
+}
+
+/// Which tokens are hidden, sequence by sequence.
+pub(super) fn flags(mask: &Tensor<2, Bool>) -> Vec<bool> {
+    mask.to_data().iter::<bool>().collect()
 }
 
 /// The rows and columns of a matrix transposed.

@@ -54,10 +54,7 @@ fn bad_arguments_of_the_operation_are_named() {
         ),
         (line([OK; 3], w, Some(zeros([2, 7]) + f64::NAN), &plain()), "nprf: `bias` must be of numbers below infinity, got NaN"),
         (line([OK; 3], w, Some(zeros([2, 7]) + f64::INFINITY), &plain()), "nprf: `bias` must be of numbers below infinity, got inf"),
-        (
-            line([OK; 3], w, table(), &NprfOptions { clamp: Some(0.0), ..plain() }),
-            "nprf: `clamp` must be a positive number, got 0",
-        ),
+        (line([OK; 3], w, table(), &NprfOptions { clamp: Some(0.0), ..plain() }), "nprf: `clamp` must be a positive number, got 0"),
         (
             line([OK; 3], w, table(), &NprfOptions { key_mask: mask([1, 3]), ..plain() }),
             "nprf: `key_mask` must be of shape [B, S] = [1, 4], got [1, 3]",
@@ -103,9 +100,8 @@ fn bad_arguments_of_the_grid_are_named() {
 
 #[test]
 fn bad_arguments_of_favor_plus_are_named() {
-    let error = |k: [usize; 4], options: FavorOptions| {
-        favor_plus(zeros(OK), zeros(k), zeros(k), zeros([5, 3]), &options).unwrap_err().to_string()
-    };
+    let error =
+        |k: [usize; 4], options: FavorOptions| favor_plus(zeros(OK), zeros(k), zeros(k), zeros([5, 3]), &options).unwrap_err().to_string();
     let plain = FavorOptions::default;
     assert_eq!(error(OK, FavorOptions { eps: -1.0, ..plain() }), "favor_plus: `eps` must be 0 or a positive number, got -1");
     assert_eq!(

@@ -87,8 +87,8 @@ fn the_state_stops_growing_at_the_farthest_distance() {
     let mut s = Sampler::new(4);
     let layer = trained(&NprfConfig { farthest: 5, ..NprfConfig::new(2) }, 8, &mut s);
     let mut state = layer.state(3);
-    let per_token = 4 * 3 * 2 * (4 + 5);
-    let sum = 4 * 3 * 2 * (4 * 5 + 1);
+    let per_token = 4 * 3 * 2 * (4 + 4);
+    let sum = 4 * 3 * 2 * (4 * 5 + 1); // with the shift
     assert_eq!(state.bytes(), sum);
     let sizes: Vec<_> = (0..8)
         .map(|_| {

@@ -22,7 +22,13 @@ struct Inputs {
 }
 
 impl Inputs {
-    /// In f64, each number exact in f32.
+    /// Sizes `[B, H, N]`; the widths of keys, values and features are drawn.
+    fn any(s: &mut Sampler, [b, h, n]: [usize; 3]) -> Self {
+        let (d, d_v, m) = (s.size(1, 6), s.size(1, 6), s.size(1, 9));
+        Self::draw(s, [b, h, n, d, d_v, m])
+    }
+
+    /// Sizes `[B, H, N, K, V, M]`. In f64, each number exact in f32.
     fn draw(s: &mut Sampler, [b, h, n, d, d_v, m]: [usize; 6]) -> Self {
         let cpu = cpu();
         let [q, k] = [(); 2].map(|()| s.tensor([b, h, n, d], -2.0, 2.0).f64(&cpu));
@@ -35,7 +41,12 @@ impl Inputs {
         }
     }
 
-    fn map(self, four: impl Fn(Tensor<4>) -> Tensor<4>, three: impl Fn(Tensor<3>) -> Tensor<3>, two: impl Fn(Tensor<2>) -> Tensor<2>) -> Self {
+    fn map(
+        self,
+        four: impl Fn(Tensor<4>) -> Tensor<4>,
+        three: impl Fn(Tensor<3>) -> Tensor<3>,
+        two: impl Fn(Tensor<2>) -> Tensor<2>,
+    ) -> Self {
         Self { q: four(self.q), k: four(self.k), v: four(self.v), projection: three(self.projection), bias: two(self.bias) }
     }
 
@@ -62,7 +73,7 @@ fn with_gradients(inputs: &Inputs, seed: u64, f: impl Fn(Inputs) -> (Tensor<4>, 
     let lse = lse.mask_fill(blind, 0.0);
     let grads = ((o.clone() * o_cotangent).sum() + (lse.clone() * lse_cotangent).sum()).backward();
     fn flat<const D: usize>(x: Tensor<D>) -> Tensor<1> {
-        let n = x.dims().iter().product();
+        let n = x.dims().iter().product::<usize>();
         Tensor::from_data(TensorData::new(x.to_data().iter::<f64>().collect::<Vec<_>>(), [n]), (&cpu(), burn::tensor::DType::F64))
     }
     let grad = |x: Option<Tensor<4>>, like: &Tensor<4>| flat(x.unwrap_or_else(|| like.zeros_like()));
@@ -103,9 +114,8 @@ fn by_operation(x: Inputs, options: &NprfOptions, with_bias: bool) -> (Tensor<4>
 /// of a thousandth of the largest of all: what cancels to less holds only rounding.
 #[track_caller]
 fn assert_all_close(what: &str, got: &Named, want: &Named, tolerance: f64) {
-    let largest = |x: &Tensor<1>| {
-        x.to_data().iter::<f64>().fold(0.0, |m: f64, x| if x.is_finite() { m.max(x.abs()) } else { f64::INFINITY })
-    };
+    let largest =
+        |x: &Tensor<1>| x.to_data().iter::<f64>().fold(0.0, |m: f64, x| if x.is_finite() { m.max(x.abs()) } else { f64::INFINITY });
     let all = want.iter().map(|(_, x)| largest(x)).fold(1e-12, f64::max);
     for ((name, got), (_, want)) in got.iter().zip(want) {
         let error = largest(&(got.clone() - want.clone())) / largest(want).max(1e-3 * all);
