@@ -66,8 +66,8 @@ impl<const D: usize> Draw<D> {
     }
 }
 
-/// Runs `case` on `count` random draws. The seed is `REGARD_SEED` or a fixed one; it is printed, and a failure prints the number of
-/// the failing case, which alone `REGARD_CASE` repeats.
+/// Runs `case` on `count` random draws, times `REGARD_SWEEP` if that is set. The seed is `REGARD_SEED` or a fixed one; it is printed,
+/// and a failure prints the number of the failing case, which alone `REGARD_CASE` repeats.
 ///
 /// # Panics
 /// If a case panics.
@@ -77,6 +77,7 @@ pub fn sweep(name: &str, count: u64, case: impl Fn(&mut Sampler)) {
         |key: &str| std::env::var(key).ok().map(|v| v.parse::<u64>().unwrap_or_else(|_| panic!("{key} must be a whole number, got {v}")));
     let seed = number("REGARD_SEED").unwrap_or(0x5eed);
     let only = number("REGARD_CASE");
+    let count = count * number("REGARD_SWEEP").unwrap_or(1);
     println!("{name}: {count} random cases, REGARD_SEED={seed}");
     for i in (0..count).filter(|&i| only.is_none_or(|o| o == i)) {
         let mut sampler = Sampler::new(seed ^ i.wrapping_mul(0x9e37_79b9_7f4a_7c15));

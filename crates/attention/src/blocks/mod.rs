@@ -3,26 +3,35 @@
 mod activation;
 mod custom_gradient;
 mod decayed_product;
+pub(crate) mod flex;
 mod kernel;
+mod linear;
 mod loss;
+mod maybe;
 mod mlp;
 mod norm;
 mod packed;
 mod raw;
 mod rotary;
 mod scan;
+mod second_output;
 mod short_conv;
 pub(crate) mod simd;
+mod split;
 #[cfg(test)]
 mod tests;
 
 pub use activation::{gelu, sigmoid, silu_gate};
 pub(crate) use custom_gradient::{GradientRule, with_gradient};
-pub(crate) use decayed_product::decayed_product;
+pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product};
+pub use linear::{linear, project};
 pub use loss::cross_entropy;
+pub(crate) use maybe::Maybe;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
 pub use norm::{Norm, NormKind, l2_norm, srms_norm};
 pub(crate) use packed::check_cu_seqlens;
 pub use rotary::rotary;
 pub(crate) use scan::{LOG_ZERO, prefix_sum, running_log_sum_exp};
+pub(crate) use second_output::SecondOutput;
 pub use short_conv::ShortConv;
+pub use split::split;

@@ -1,9 +1,7 @@
 #![doc = include_str!("README.md")]
 
-mod chunk;
-mod chunkwise;
 mod gate;
-mod halving;
+mod kernel;
 mod layer;
 mod op;
 pub mod reference;

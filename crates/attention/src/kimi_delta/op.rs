@@ -1,6 +1,9 @@
-use burn::tensor::{DType, Tensor};
+use burn::{
+    backend::Dispatch,
+    tensor::{DType, Tensor},
+};
 
-use super::chunkwise::{Inputs, chunkwise};
+use super::kernel::{Inputs, KimiDeltaKernel, Options};
 use crate::{Error, Result, blocks::check_cu_seqlens};
 
 const OP: &str = "kimi_delta";
@@ -56,7 +59,7 @@ pub fn kimi_delta(
     options: KimiDeltaOptions,
 ) -> Result<(Tensor<4>, Tensor<4>)> {
     check(&q, &k, &v, &g, &beta, &options)?;
-    let [b, t, _, d_k] = q.dims();
+    let [b, _, _, d_k] = q.dims();
     let [_, _, w, d_v] = v.dims();
     let dtype = v.dtype();
     let wide = state_type(dtype);
@@ -67,38 +70,18 @@ pub fn kimi_delta(
         return Ok((v.zeros_like(), state));
     }
     let scale = options.scale.unwrap_or_else(|| 1.0 / (d_k as f64).sqrt());
-    let x = Inputs {
-        q: q.cast(wide) * scale,
-        k: k.cast(wide),
-        v: v.cast(wide),
-        g: g.cast(wide).expand([b, t, w, d_k]),
-        beta: beta.cast(wide),
-        state,
+    let wide = |x: Tensor<4>| x.cast(wide).into_dispatch();
+    let inputs = Inputs {
+        q: wide(q),
+        k: wide(k),
+        v: wide(v),
+        g: wide(g),
+        beta: beta.cast(state.dtype()).into_dispatch(),
+        state: state.into_dispatch(),
     };
-    let (o, state) = match options.cu_seqlens {
-        None => chunkwise(x, options.chunk),
-        Some(boundaries) => packed(&x, &boundaries, options.chunk),
-    };
-    Ok((o.cast(dtype), state))
-}
-
-/// One sequence after the other.
-fn packed(x: &Inputs, boundaries: &[usize], chunk: usize) -> (Tensor<4>, Tensor<4>) {
-    let (mut out, mut states) = (Vec::new(), Vec::new());
-    for (n, ends) in boundaries.windows(2).enumerate() {
-        let (start, len) = (ends[0], ends[1] - ends[0]);
-        let state = x.state.clone().narrow(0, n, 1);
-        if len == 0 {
-            states.push(state);
-            continue;
-        }
-        let cut = |x: &Tensor<4>| x.clone().narrow(1, start, len);
-        let sequence = Inputs { q: cut(&x.q), k: cut(&x.k), v: cut(&x.v), g: cut(&x.g), beta: x.beta.clone().narrow(1, start, len), state };
-        let (o, state) = chunkwise(sequence, chunk);
-        out.push(o);
-        states.push(state);
-    }
-    (Tensor::cat(out, 1), Tensor::cat(states, 0))
+    let options = Options { scale, chunk: options.chunk, boundaries: options.cu_seqlens };
+    let outputs = <Dispatch as KimiDeltaKernel>::kimi_delta_forward(inputs, options, false);
+    Ok((Tensor::<4>::from_dispatch(outputs.o).cast(dtype), Tensor::from_dispatch(outputs.state)))
 }
 
 /// The type of states and of the arithmetic.

@@ -7,10 +7,10 @@ use super::{
     product::{Plan, Shift, feature_map, on_cpu, toeplitz_product},
     reference,
 };
-use crate::blocks::decayed_product;
+use crate::blocks::{Terms, decayed_product};
 
-/// Tokens per block of causal attention without a bias.
-const BLOCK: usize = 64;
+/// Causal attention without a bias.
+pub(super) const TERMS: Terms<'_> = Terms { slopes: None, scale: 1.0, block: 64, bounds: None };
 
 /// Smallest norm that a query or key is divided by.
 const SMALLEST_NORM: f64 = 1e-6;
@@ -128,7 +128,7 @@ impl Features {
     pub(super) fn unbiased(self, causal: bool) -> Sums {
         let x = self.columns();
         let Self { q, k, q_shift, k_shift, .. } = self;
-        let y = if causal { decayed_product(q, k, x, None, None, BLOCK).0 } else { q.matmul(k.swap_dims(2, 3).matmul(x)) };
+        let y = if causal { decayed_product([q, k, x], None, TERMS).0 } else { q.matmul(k.swap_dims(2, 3).matmul(x)) };
         Sums { y, shift: q_shift + k_shift }
     }
 

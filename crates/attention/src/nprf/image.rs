@@ -9,7 +9,7 @@ use super::{
     config::NprfConfig, op::nprf_grid, options::NprfOptions, product::NprfAlgorithm, projection::ProjectionKind,
     projection::draw_projection,
 };
-use crate::{Error, LayerPlace, Result};
+use crate::{Error, LayerPlace, Result, blocks::project};
 
 /// Configuration of [`NprfImage`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -129,11 +129,11 @@ impl NprfImage {
     /// If the width of `x` is not D.
     pub fn forward(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Result<Tensor<3>> {
         let ([b, n, d], h) = (x.dims(), self.config.heads);
-        let heads = |p: &Linear| p.forward(x.clone()).reshape([b, n, h, d / h]).swap_dims(1, 2);
+        let heads = |p: &Linear| project(p, x.clone()).reshape([b, n, h, d / h]).swap_dims(1, 2);
         let options = NprfOptions { key_mask: padding, algorithm: self.config.algorithm, ..NprfOptions::default() };
         let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(heads);
         let class = self.class.as_ref().map(Param::val);
         let (o, _) = nprf_grid(q, k, v, self.projection.clone(), self.rpe.val(), class, &options)?;
-        Ok(self.out_proj.forward(o.swap_dims(1, 2).reshape([b, n, d])))
+        Ok(project(&self.out_proj, o.swap_dims(1, 2).reshape([b, n, d])))
     }
 }

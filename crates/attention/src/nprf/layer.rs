@@ -14,7 +14,10 @@ use super::{
     projection::draw_projection,
     state::NprfState,
 };
-use crate::{LayerPlace, Result, SequenceMixer};
+use crate::{
+    LayerPlace, Result, SequenceMixer,
+    blocks::{project, split},
+};
 
 /// Multi-head kernelised attention with relative positional bias and its projections: causal as a [`SequenceMixer`], bidirectional by
 /// [`attend`](Self::attend). The weights are the same for both.
@@ -98,7 +101,12 @@ impl Nprf {
                 let (c, _) = coefficients(bias, &NprfOptions { causal, ..self.options() });
                 let plan = self.plan(t, causal);
                 let y = features.biased(c, plan);
-                if plan.ratio { y.narrow(3, 0, d / self.config.heads) } else { ratio(y, constant) }
+                if plan.ratio {
+                    let [o, _] = split(y, 3, [d / self.config.heads, 1]);
+                    o
+                } else {
+                    ratio(y, constant)
+                }
             }
             None => ratio(features.unbiased(causal).y, constant),
         };
@@ -129,7 +137,7 @@ impl Nprf {
 
     /// Queries, keys and values of a sequence, as features.
     pub(super) fn features(&self, x: Tensor<3>, hidden: Option<Tensor<2, Bool>>, causal: bool) -> Features {
-        let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|p| self.heads(p.forward(x.clone())));
+        let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|p| self.heads(project(p, x.clone())));
         let projection = self.projection.clone();
         let NprfConfig { normalised, eps, .. } = self.config;
         match self.config.kernel {
@@ -153,7 +161,7 @@ impl Nprf {
     pub(super) fn merge(&self, o: Tensor<4>) -> Tensor<3> {
         let [b, h, t, width] = o.dims();
         let o = o.cast(self.out_proj.weight.val().dtype());
-        self.out_proj.forward(o.swap_dims(1, 2).reshape([b, t, h * width]))
+        project(&self.out_proj, o.swap_dims(1, 2).reshape([b, t, h * width]))
     }
 
     /// Largest distance with a bias of its own; 0 without biases.

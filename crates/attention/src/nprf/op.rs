@@ -5,7 +5,7 @@ use super::{
     options::{NprfOptions, central, check_bias, check_mask, check_shapes, wide},
     product::{Grid, Plan},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, blocks::split};
 
 const OP: &str = "nprf";
 
@@ -61,7 +61,8 @@ pub fn nprf(
             let (c, c_shift) = coefficients(bias.cast(wide(dtype)), options);
             let shift = x.q_shift.clone() + x.k_shift.clone() + c_shift.reshape([1, h, 1, 1]);
             let y = x.biased(c, Plan { grid, causal: options.causal, algorithm: options.algorithm, ratio: true });
-            (y.clone().narrow(3, 0, d_v), (y.narrow(3, d_v, 1) + shift).squeeze_dim(3))
+            let [o, log] = split(y, 3, [d_v, 1]);
+            (o, (log + shift).squeeze_dim(3))
         }
         None => x.unbiased(options.causal).ratio(),
     };
@@ -127,8 +128,8 @@ pub fn nprf_grid(
     let shift = x.q_shift.clone() + x.k_shift.clone() + c_shift.reshape([1, h, 1, 1]);
     let plan = Plan { grid, causal: false, algorithm: options.algorithm, ratio: first == 0 };
     if first == 0 {
-        let y = x.biased(c, plan);
-        return Ok((y.clone().narrow(3, 0, d_v).cast(dtype), (y.narrow(3, d_v, 1) + shift).squeeze_dim(3).cast(dtype)));
+        let [o, log] = split(x.biased(c, plan), 3, [d_v, 1]);
+        return Ok((o.cast(dtype), (log + shift).squeeze_dim(3).cast(dtype)));
     }
     let taps = grid.taps();
     let entry = |i: usize| c.clone().narrow(1, taps + i, 1).reshape([1, h, 1, 1]);

@@ -1,16 +1,13 @@
 use burn::tensor::{Device, Int, Tensor};
 
 use super::{
-    features::{Features, with_weights},
+    features::{Features, TERMS, with_weights},
     layer::{Nprf, ratio},
     op::coefficients,
     options::NprfOptions,
     product::Plan,
 };
 use crate::{MixerMemory, blocks::decayed_product};
-
-/// Tokens per block of a prefill without biases.
-const BLOCK: usize = 64;
 
 /// What [`Nprf`] keeps of the tokens so far: features of keys and values of those that are nearer than the largest distance with a bias
 /// of its own, and one sum over all that are farther. Without biases the sum is all there is.
@@ -76,7 +73,7 @@ impl Nprf {
         let next = state.align(self.features(x, None, true));
         let (q, constant) = (next.q.clone(), self.constant(&next.q, true));
         if self.rpe.is_none() {
-            let (y, far) = decayed_product(q, next.k, with_weights(next.v, None), None, Some(state.far.clone()), BLOCK);
+            let (y, far) = decayed_product([q, next.k, with_weights(next.v, None)], Some(state.far.clone()), TERMS);
             state.far = far;
             return self.merge(ratio(y, constant));
         }

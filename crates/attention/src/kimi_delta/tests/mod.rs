@@ -3,3 +3,4 @@
 mod goldens;
 mod layer;
 mod operation;
+mod sweep;

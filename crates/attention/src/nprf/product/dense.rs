@@ -86,12 +86,12 @@ fn gathered<T: Real>(matrix: &[T], rows: &[usize], columns: usize) -> Vec<T> {
 
 fn scale<T: Real>(x: &mut [T], by: &[T]) {
     #[inline(always)]
-    fn body<T: Real>(x: &mut [T], by: &[T]) {
+    fn body<T: Real>((x, by): (&mut [T], &[T])) {
         for (x, &c) in x.iter_mut().zip(by) {
             *x *= c;
         }
     }
-    vectorised(|| body(x, by));
+    vectorised(body::<T>, (x, by));
 }
 
 fn add<T: Real>(x: &mut [T], y: &[T]) {
@@ -102,12 +102,12 @@ fn add<T: Real>(x: &mut [T], y: &[T]) {
 
 fn weigh_run<T: Real>(s: &mut [T], g: &mut [T], c: &[T], dc: &mut [T]) {
     #[inline(always)]
-    fn body<T: Real>(s: &mut [T], g: &mut [T], c: &[T], dc: &mut [T]) {
+    fn body<T: Real>((s, g, c, dc): (&mut [T], &mut [T], &[T], &mut [T])) {
         for i in 0..s.len().min(g.len()).min(c.len()).min(dc.len()) {
             dc[i] += s[i] * g[i];
             s[i] *= c[i];
             g[i] *= c[i];
         }
     }
-    vectorised(|| body(s, g, c, dc));
+    vectorised(body::<T>, (s, g, c, dc));
 }

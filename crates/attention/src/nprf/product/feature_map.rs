@@ -202,7 +202,7 @@ impl Backward {
 /// Makes rows of width `d` what the features are of, in place; gives the factors.
 fn scale_rows<T: Real>(rows: &mut [T], d: usize, normalised: bool) -> Vec<T> {
     #[inline(always)]
-    fn body<T: Real>(rows: &mut [T], d: usize, fixed: Option<T>) -> Vec<T> {
+    fn body<T: Real>((rows, d, fixed): (&mut [T], usize, Option<T>)) -> Vec<T> {
         let smallest = T::from_elem(SMALLEST_NORM);
         let mut factors = Vec::with_capacity(rows.len() / d);
         for row in rows.chunks_exact_mut(d) {
@@ -218,13 +218,13 @@ fn scale_rows<T: Real>(rows: &mut [T], d: usize, normalised: bool) -> Vec<T> {
         factors
     }
     let fixed = (!normalised).then(|| T::from_elem((d as f64).powf(-0.25)));
-    vectorised(|| body(rows, d, fixed))
+    vectorised(body::<T>, (rows, d, fixed))
 }
 
 /// Subtracts `|x|²/2` from each row of products, and gives the largest of each.
 fn exponents<T: Real>(products: &mut [T], x: &[T], d: usize, m: usize) -> Vec<T> {
     #[inline(always)]
-    fn body<T: Real>(products: &mut [T], x: &[T], d: usize, m: usize) -> Vec<T> {
+    fn body<T: Real>((products, x, d, m): (&mut [T], &[T], usize, usize)) -> Vec<T> {
         let (half, smallest) = (T::from_elem(0.5), T::from_elem(SMALLEST_SHIFT));
         let mut largest = Vec::with_capacity(products.len() / m);
         for (row, x) in products.chunks_exact_mut(m).zip(x.chunks_exact(d)) {
@@ -236,13 +236,13 @@ fn exponents<T: Real>(products: &mut [T], x: &[T], d: usize, m: usize) -> Vec<T>
         }
         largest
     }
-    vectorised(|| body(products, x, d, m))
+    vectorised(body::<T>, (products, x, d, m))
 }
 
 /// From the gradient of `W x̂` times W to that of x, in place; `dh` are the gradients of the exponents.
 fn through_preparation<T: Real>(dx: &mut [T], x: &[T], dh: &[T], factors: &[T], normalised: bool) {
     #[inline(always)]
-    fn body<T: Real>(dx: &mut [T], x: &[T], dh: &[T], factors: &[T], normalised: bool) {
+    fn body<T: Real>((dx, x, dh, factors, normalised): (&mut [T], &[T], &[T], &[T], bool)) {
         let (d, m) = (dx.len() / factors.len(), dh.len() / factors.len());
         // At the smallest norm the factor is a constant.
         let largest = T::ONE / T::from_elem(SMALLEST_NORM);
@@ -257,7 +257,7 @@ fn through_preparation<T: Real>(dx: &mut [T], x: &[T], dh: &[T], factors: &[T], 
             }
         }
     }
-    vectorised(|| body(dx, x, dh, factors, normalised));
+    vectorised(body::<T>, (dx, x, dh, factors, normalised));
 }
 
 /// Lanes of a sum.
@@ -303,20 +303,20 @@ fn max<T: Real>(x: &[T], smallest: T) -> T {
 
 fn exponentials_of<T: Real>(row: &mut [T], shift: T) {
     #[inline(always)]
-    fn body<T: Real>(row: &mut [T], shift: T) {
+    fn body<T: Real>((row, shift): (&mut [T], T)) {
         for h in row {
             *h = (*h - shift).exp();
         }
     }
-    vectorised(|| body(row, shift));
+    vectorised(body::<T>, (row, shift));
 }
 
 fn product<T: Real>(out: &mut [T], a: &[T], b: &[T]) {
     #[inline(always)]
-    fn body<T: Real>(out: &mut [T], a: &[T], b: &[T]) {
+    fn body<T: Real>((out, a, b): (&mut [T], &[T], &[T])) {
         for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
             *out = a * b;
         }
     }
-    vectorised(|| body(out, a, b));
+    vectorised(body::<T>, (out, a, b));
 }

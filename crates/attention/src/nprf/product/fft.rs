@@ -222,39 +222,39 @@ impl<T: Real> Signal<T> {
 
 fn product<T: Real>(out: &mut [T], a: &[T], b: &[T]) {
     #[inline(always)]
-    fn body<T: Real>(out: &mut [T], a: &[T], b: &[T]) {
+    fn body<T: Real>((out, a, b): (&mut [T], &[T], &[T])) {
         for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
             *out = a * b;
         }
     }
-    vectorised(|| body(out, a, b));
+    vectorised(body::<T>, (out, a, b));
 }
 
 fn add_product<T: Real>(out: &mut [T], a: &[T], b: &[T]) {
     #[inline(always)]
-    fn body<T: Real>(out: &mut [T], a: &[T], b: &[T]) {
+    fn body<T: Real>((out, a, b): (&mut [T], &[T], &[T])) {
         for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
             *out += a * b;
         }
     }
-    vectorised(|| body(out, a, b));
+    vectorised(body::<T>, (out, a, b));
 }
 
 /// `s ← c s`
 fn filter<T: Real>(s: &mut Signal<T>, c: &Signal<T>) {
     #[inline(always)]
-    fn body<T: Real>(re: &mut [T], im: &mut [T], c_re: &[T], c_im: &[T]) {
+    fn body<T: Real>((re, im, c_re, c_im): (&mut [T], &mut [T], &[T], &[T])) {
         for (((re, im), &c_re), &c_im) in re.iter_mut().zip(im).zip(c_re).zip(c_im) {
             (*re, *im) = (*re * c_re - *im * c_im, *re * c_im + *im * c_re);
         }
     }
-    vectorised(|| body(&mut s.re, &mut s.im, &c.re, &c.im));
+    vectorised(body::<T>, (&mut s.re, &mut s.im, &c.re, &c.im));
 }
 
 /// `d += t̄ s`, then `s ← c s` and `t ← c̄ t`.
 fn correlate<T: Real>(d: &mut Signal<T>, s: &mut Signal<T>, t: &mut Signal<T>, c: &Signal<T>) {
     #[inline(always)]
-    fn body<T: Real>(d: [&mut [T]; 2], s: [&mut [T]; 2], t: [&mut [T]; 2], c: [&[T]; 2]) {
+    fn body<T: Real>((d, s, t, c): ([&mut [T]; 2], [&mut [T]; 2], [&mut [T]; 2], [&[T]; 2])) {
         let ([d_re, d_im], [s_re, s_im], [t_re, t_im], [c_re, c_im]) = (d, s, t, c);
         let n = d_re.len();
         let [d_im, s_re, s_im, t_re, t_im] = [d_im, s_re, s_im, t_re, t_im].map(|x| &mut x[..n]);
@@ -267,5 +267,5 @@ fn correlate<T: Real>(d: &mut Signal<T>, s: &mut Signal<T>, t: &mut Signal<T>, c
             (t_re[i], t_im[i]) = (p * c_re[i] + q * c_im[i], q * c_re[i] - p * c_im[i]);
         }
     }
-    vectorised(|| body([&mut d.re, &mut d.im], [&mut s.re, &mut s.im], [&mut t.re, &mut t.im], [&c.re, &c.im]));
+    vectorised(body::<T>, ([&mut d.re, &mut d.im], [&mut s.re, &mut s.im], [&mut t.re, &mut t.im], [&c.re, &c.im]));
 }

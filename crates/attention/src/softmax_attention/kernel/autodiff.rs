@@ -1,20 +1,17 @@
 //! Attention as one node of the graph with two outputs.
 
-use std::sync::{Arc, Mutex};
-
-use burn::{
-    backend::{
-        Autodiff, Backend, TensorMetadata,
-        autodiff::{
-            NodeId,
-            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-            grads::Gradients as Tape,
-            ops::{Backward, NodeGuard, Ops, OpsKind},
-        },
-        tensor::FloatTensor,
+use burn::backend::{
+    Autodiff, Backend, TensorMetadata,
+    autodiff::{
+        NodeId,
+        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+        grads::Gradients as Tape,
+        ops::{Backward, NodeGuard, Ops, OpsKind},
     },
-    tensor::Shape,
+    tensor::FloatTensor,
 };
+
+use crate::blocks::SecondOutput;
 
 use super::{Inputs, Maybe, MaybeBool, Options, Saved, SoftmaxKernel};
 
@@ -51,24 +48,18 @@ fn attend<B: SoftmaxKernel, C: CheckpointStrategy, const N: usize>(
     inputs: Inputs<B>,
     options: Options,
 ) -> [FloatTensor<Autodiff<B, C>>; 2] {
-    let slot = Slot::<B>::default();
+    let second = SecondOutput::<B>::new();
     let (o, lse) = B::softmax_forward(inputs.clone(), options);
     let o = match AttentionBackward.prepare::<C>(parents).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
-            let state = State { inputs, options, o: o.clone(), lse: lse.clone(), d_lse: slot.clone() };
+            let state = State { inputs, options, o: o.clone(), lse: lse.clone(), d_lse: second.clone() };
             prep.finish(state, o)
         }
         OpsKind::UnTracked(prep) => prep.finish(o),
     };
-    let lse = match LseBackward.prepare::<C>([o.node()]).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish(slot, lse),
-        OpsKind::UnTracked(prep) => prep.finish(lse),
-    };
+    let lse = second.attach::<C>(&o, lse);
     [o, lse]
 }
-
-/// Where the node of the log-sum-exp leaves its cotangent for the node of the output.
-type Slot<B> = Arc<Mutex<Option<FloatTensor<B>>>>;
 
 #[derive(Clone, Debug)]
 struct State<B: Backend> {
@@ -76,7 +67,7 @@ struct State<B: Backend> {
     options: Options,
     o: FloatTensor<B>,
     lse: FloatTensor<B>,
-    d_lse: Slot<B>,
+    d_lse: SecondOutput<B>,
 }
 
 /// The node of the output, child of the inputs.
@@ -88,15 +79,12 @@ impl<B: SoftmaxKernel, const N: usize> Backward<B, N> for AttentionBackward {
 
     fn backward(self, ops: Ops<Self::State, N>, tape: &mut Tape, _: &mut Checkpointer) {
         let State { inputs, options, o, lse, d_lse } = ops.state;
-        let d_o = tape.consume::<B>(&ops.node);
-        // If only the log-sum-exp is used, what arrives is its placeholder.
-        let d_o = if d_o.shape() == o.shape() { Maybe::Some(d_o) } else { Maybe::None };
-        let d_lse = d_lse.lock().ok().and_then(|mut slot| slot.take());
+        let [d_o, d_lse] = d_lse.cotangents(tape.consume::<B>(&ops.node), &o.shape());
         let parents: [Option<NodeId>; N] = ops.parents.map(|node| node.map(|node| node.id));
         let present = [true, true, true, matches!(inputs.bias, Maybe::Some(_)), matches!(inputs.distances, Maybe::Some(_))];
         let mut parents = parents.into_iter();
         let parents = present.map(|present| if present { parents.next().flatten() } else { None });
-        let saved = Saved { o, lse, d_o, d_lse: Maybe::new(d_lse) };
+        let saved = Saved { o, lse, d_o: Maybe::new(d_o), d_lse: Maybe::new(d_lse) };
         let gradients = B::softmax_backward(inputs, options, saved, parents.map(|parent| parent.is_some()));
         let gradients = [gradients.q, gradients.k, gradients.v, gradients.bias, gradients.distances];
         for (parent, gradient) in parents.into_iter().zip(gradients) {
@@ -104,24 +92,5 @@ impl<B: SoftmaxKernel, const N: usize> Backward<B, N> for AttentionBackward {
                 tape.register::<B>(parent, gradient);
             }
         }
-    }
-}
-
-/// The node of the log-sum-exp. A step has one output, so this is a child of the output's node, run before it: it leaves its cotangent
-/// in the slot and a zero that keeps the other step from going without a cotangent.
-#[derive(Debug)]
-struct LseBackward;
-
-impl<B: Backend> Backward<B, 1> for LseBackward {
-    type State = Slot<B>;
-
-    fn backward(self, ops: Ops<Self::State, 1>, tape: &mut Tape, _: &mut Checkpointer) {
-        let cotangent = tape.consume::<B>(&ops.node);
-        let [Some(output)] = ops.parents else { return };
-        let zero = B::float_zeros(Shape::new([1, 1, 1, 1]), &cotangent.device(), cotangent.dtype().into());
-        if let Ok(mut slot) = ops.state.lock() {
-            *slot = Some(cotangent);
-        }
-        tape.register::<B>(output.id, zero);
     }
 }

@@ -12,27 +12,7 @@ use burn::{
     tensor::DType,
 };
 
-/// A float tensor or none.
-#[derive(Clone, Debug, ExtensionType)]
-pub(crate) enum Maybe<B: Backend> {
-    /// The tensor.
-    Some(FloatTensor<B>),
-    /// Nothing.
-    None,
-}
-
-impl<B: Backend> Maybe<B> {
-    pub(crate) fn into_option(self) -> Option<FloatTensor<B>> {
-        match self {
-            Self::Some(tensor) => Some(tensor),
-            Self::None => None,
-        }
-    }
-
-    pub(crate) fn new(option: Option<FloatTensor<B>>) -> Self {
-        option.map_or(Self::None, Self::Some)
-    }
-}
+pub(crate) use crate::blocks::Maybe;
 
 /// A boolean tensor or none.
 #[derive(Clone, Debug, ExtensionType)]

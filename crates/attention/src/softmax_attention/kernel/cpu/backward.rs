@@ -3,10 +3,10 @@ use std::{f32::consts::LOG2_E, ops::Range};
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{
-    problem::{KEYS, Problem, QUERIES, Sizes, Target, View},
-    tile::{Queries, hide_future, transpose},
+    problem::{KEYS, Problem, QUERIES, Sizes},
+    tile::{Queries, hide_future},
 };
-use crate::blocks::simd::{Band, Product, Strided, dot, exp2, multiply, scratch};
+use crate::blocks::simd::{Band, Product, Strided, Target, View, dot, exp2, multiply, scratch, transpose};
 
 /// Keys whose gradients one task sums in its near caches while it goes over the queries.
 const CHUNK: usize = 256;

@@ -2,8 +2,9 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::{
     backward::{Cotangents, Differentiated, Tiles},
-    problem::{KEYS, Problem, QUERIES, Sizes, Target},
+    problem::{KEYS, Problem, QUERIES, Sizes},
 };
+use crate::blocks::simd::Target;
 
 /// The gradient of the bias, `[B or 1, H or 1, T or 1, S]`: that of the scores, summed along the axes of which the bias has one element.
 ///

@@ -3,10 +3,10 @@ use std::f32::consts::{LN_2, LOG2_E};
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{
-    problem::{Problem, Sizes, Target},
+    problem::{Problem, Sizes},
     tile::Running,
 };
-use crate::blocks::simd::{dot, exp2, scratch};
+use crate::blocks::simd::{Target, dot, exp2, scratch};
 
 /// Up to this many queries, vectors run along the width of keys and values: with queries along the lanes most would be empty.
 pub(super) const QUERIES: usize = 2;

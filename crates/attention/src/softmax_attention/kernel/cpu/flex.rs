@@ -13,10 +13,13 @@ use super::{
     backward::{Cotangents, backward, parts},
     bias::{bias_backward, distances_backward},
     forward::forward,
-    problem::{Bias, Distances, Problem, Sizes, Target, View},
+    problem::{Bias, Distances, Problem, Sizes},
 };
 use crate::{
-    blocks::simd::scratch,
+    blocks::{
+        flex::{NewTensor, dims, from_start, strides, view, with_whole_rows},
+        simd::{Target, View, scratch},
+    },
     softmax_attention::kernel::{Gradients, Inputs, Maybe, MaybeBool, Options, Saved},
 };
 
@@ -119,54 +122,4 @@ pub(crate) fn softmax_backward(inputs: Inputs<Flex>, options: Options, saved: Sa
         bias: Maybe::new(bias),
         distances: Maybe::new(distances),
     }
-}
-
-/// An f32 tensor `[B, H, T, width]` to be filled.
-struct NewTensor {
-    data: Vec<f32>,
-    dims: [usize; 4],
-    strides: [usize; 3],
-}
-
-impl NewTensor {
-    /// Its tokens lie before its heads in memory if those of `like` do: what reads it after swapping the axes again needs no copy.
-    fn like(like: &FlexTensor, dims: [usize; 4]) -> Self {
-        let [_, h, t, width] = dims;
-        let of = like.layout().strides();
-        let strides = if of[1] < of[2] { [t * h * width, width, h * width] } else { [h * t * width, t * width, width] };
-        Self { data: scratch(dims.iter().product()), dims, strides }
-    }
-
-    fn target(&mut self) -> Target<'_> {
-        Target::new(&mut self.data, self.strides, self.dims)
-    }
-
-    fn finish(self) -> FlexTensor {
-        let strides = self.strides.map(|s| s as isize).into_iter().chain([1]).collect();
-        FlexTensor::new(Bytes::from_elems(self.data), Layout::new(Shape::new(self.dims), strides, 0), DType::F32)
-    }
-}
-
-fn dims(x: &FlexTensor) -> [usize; 4] {
-    let shape = x.shape();
-    std::array::from_fn(|i| shape[i])
-}
-
-/// The strides, if none is negative.
-fn strides(x: &FlexTensor) -> Option<[usize; 4]> {
-    let strides = x.layout().strides();
-    strides.iter().all(|&s| s >= 0).then(|| std::array::from_fn(|i| strides[i] as usize))
-}
-
-fn from_start(x: &FlexTensor) -> &[f32] {
-    &x.storage::<f32>()[x.layout().start_offset().min(x.storage::<f32>().len())..]
-}
-
-fn with_whole_rows(x: FlexTensor) -> FlexTensor {
-    if strides(&x).is_some_and(|s| s[3] == 1 || x.shape()[3] <= 1) { x } else { x.to_contiguous() }
-}
-
-fn view(x: &FlexTensor) -> View<'_> {
-    let [b, h, t, _] = strides(x).expect("of `with_whole_rows`");
-    View::new(from_start(x), [b, h, t], dims(x))
 }

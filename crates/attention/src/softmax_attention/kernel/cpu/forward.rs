@@ -4,10 +4,10 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::{
     decode,
-    problem::{KEYS, Problem, QUERIES, Sizes, Target},
+    problem::{KEYS, Problem, QUERIES, Sizes},
     tile::{Queries, Running},
 };
-use crate::blocks::simd::{Band, Product, Strided, multiply, scratch};
+use crate::blocks::simd::{Band, Product, Strided, Target, multiply, scratch};
 
 /// Attention and the log-sum-exp of the scores: `out` `[B, H, T, V]`, `lse` `[B, H, T, 1]`. Each task does some queries of one head over
 /// all keys that they see, tile by tile, with a running softmax.

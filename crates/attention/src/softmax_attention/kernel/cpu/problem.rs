@@ -2,6 +2,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::blocks::simd::{View, within};
+
 /// Queries per task and keys per tile: a tile of scores, its queries and its keys lie in the first two caches together.
 pub(super) const QUERIES: usize = 64;
 /// See [`QUERIES`].
@@ -17,81 +19,6 @@ pub(crate) struct Sizes {
     pub(crate) s: usize,
     pub(crate) k: usize,
     pub(crate) v: usize,
-}
-
-/// A tensor `[B, H, T, width]` to read: any strides, but numbers of one row side by side.
-#[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
-    data: &'a [f32],
-    strides: [usize; 3],
-}
-
-impl<'a> View<'a> {
-    /// # Panics
-    /// If a row lies outside of `data`: every later access is within these bounds.
-    pub(crate) fn new(data: &'a [f32], strides: [usize; 3], dims: [usize; 4]) -> Self {
-        assert!(within(strides, dims, data.len()), "strides {strides:?} leave the tensor's memory");
-        Self { data, strides }
-    }
-
-    /// The first number of a row.
-    pub(super) fn row(&self, b: usize, h: usize, t: usize) -> *const f32 {
-        self.data.as_ptr().wrapping_add(b * self.strides[0] + h * self.strides[1] + t * self.strides[2])
-    }
-
-    /// Distance of neighbouring tokens.
-    pub(super) fn stride(&self) -> usize {
-        self.strides[2]
-    }
-}
-
-/// A tensor `[B, H, T, width]` to write from several threads, each its own rows.
-pub(crate) struct Target<'a> {
-    data: *mut f32,
-    strides: [usize; 3],
-    width: usize,
-    lifetime: std::marker::PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: threads reach the memory by `row` alone, whose callers promise to own their row.
-unsafe impl Sync for Target<'_> {}
-// SAFETY: as above.
-unsafe impl Send for Target<'_> {}
-
-impl<'a> Target<'a> {
-    /// # Panics
-    /// If a row lies outside of `data` or rows overlap.
-    pub(crate) fn new(data: &'a mut [f32], strides: [usize; 3], dims: [usize; 4]) -> Self {
-        assert!(within(strides, dims, data.len()) && dims.iter().product::<usize>() == data.len(), "strides {strides:?} for {dims:?}");
-        Self { data: data.as_mut_ptr(), strides, width: dims[3], lifetime: std::marker::PhantomData }
-    }
-
-    /// A row, whole.
-    ///
-    /// # Safety
-    /// As for [`part`](Self::part).
-    #[allow(clippy::mut_from_ref)]
-    pub(super) unsafe fn row(&self, b: usize, h: usize, t: usize) -> &mut [f32] {
-        // SAFETY: the caller's promise.
-        unsafe { self.part(b, h, t, 0..self.width) }
-    }
-
-    /// Some numbers of a row.
-    ///
-    /// # Safety
-    /// The indices must be in range, and nobody else may hold these numbers while the slice lives.
-    #[allow(clippy::mut_from_ref)]
-    pub(super) unsafe fn part(&self, b: usize, h: usize, t: usize, part: Range<usize>) -> &mut [f32] {
-        // SAFETY: `new` has checked the bounds; the caller owns the numbers.
-        unsafe {
-            let row = self.data.add(b * self.strides[0] + h * self.strides[1] + t * self.strides[2]);
-            std::slice::from_raw_parts_mut(row.add(part.start), part.len())
-        }
-    }
-}
-
-fn within(strides: [usize; 3], dims: [usize; 4], len: usize) -> bool {
-    dims.contains(&0) || (0..3).map(|i| (dims[i] - 1) * strides[i]).sum::<usize>() + dims[3] <= len
 }
 
 /// A bias `[B or 1, H or 1, T or 1, S]` of any strides, 0 along the axes of which it has one element.

@@ -3,22 +3,7 @@ use std::{f32::consts::LOG2_E, ops::Range};
 use pulp::Simd;
 
 use super::problem::Problem;
-use crate::blocks::simd::{Band, Product, Strided, exp2, multiply, scratch};
-
-/// `dst[c, i] = factor · src[i, c]`, zeros in the columns from `rows` to `width`.
-///
-/// # Safety
-/// `src` must point to `rows` rows of `columns` numbers.
-#[inline(always)]
-pub(super) unsafe fn transpose(src: *const f32, stride: usize, rows: usize, columns: usize, factor: f32, dst: &mut [f32], width: usize) {
-    for (c, dst) in dst.chunks_exact_mut(width).enumerate().take(columns) {
-        for (i, x) in dst[..rows].iter_mut().enumerate() {
-            // SAFETY: i < rows and c < columns.
-            *x = unsafe { *src.add(i * stride + c) } * factor;
-        }
-        dst[rows..].fill(0.0);
-    }
-}
+use crate::blocks::simd::{Band, Product, Strided, exp2, multiply, scratch, transpose};
 
 /// Some queries of one head, turned for products that have the queries along the lanes.
 pub(super) struct Queries {

@@ -1,0 +1,83 @@
+/// `dst[c, i] = factor · src[i, c]`, zeros in the columns from `rows` to `width`.
+///
+/// # Safety
+/// `src` must point to `rows` rows of `columns` numbers, `stride` apart, and `dst` must hold `columns` rows of `width` ≥ `rows` numbers.
+#[inline(always)]
+pub(crate) unsafe fn transpose(src: *const f32, stride: usize, rows: usize, columns: usize, factor: f32, dst: &mut [f32], width: usize) {
+    let (whole_rows, whole_columns) = (rows / 4 * 4, columns / 4 * 4);
+    for i in (0..whole_rows).step_by(4) {
+        for c in (0..whole_columns).step_by(4) {
+            // SAFETY: four rows and columns of what the caller promises.
+            unsafe { transpose4(src.add(i * stride + c), stride, factor, dst.as_mut_ptr().add(c * width + i), width) };
+        }
+    }
+    for (c, dst) in dst.chunks_exact_mut(width).enumerate().take(columns) {
+        let done = if c < whole_columns { whole_rows } else { 0 };
+        for (i, x) in dst[..rows].iter_mut().enumerate().skip(done) {
+            // SAFETY: i < rows and c < columns.
+            *x = unsafe { *src.add(i * stride + c) } * factor;
+        }
+        dst[rows..].fill(0.0);
+    }
+}
+
+/// [`transpose`] of 4 × 4 numbers. The compiler does not find these shuffles by itself; without them a transpose takes four times as long.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn transpose4(src: *const f32, stride: usize, factor: f32, dst: *mut f32, width: usize) {
+    use std::arch::x86_64::{_MM_TRANSPOSE4_PS, _mm_loadu_ps, _mm_mul_ps, _mm_set1_ps, _mm_storeu_ps};
+    // SAFETY: SSE is part of the architecture; the memory is the caller's promise.
+    unsafe {
+        let factor = _mm_set1_ps(factor);
+        let [mut a, mut b, mut c, mut d]: [_; 4] = std::array::from_fn(|i| _mm_mul_ps(_mm_loadu_ps(src.add(i * stride)), factor));
+        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+        for (i, row) in [a, b, c, d].into_iter().enumerate() {
+            _mm_storeu_ps(dst.add(i * width), row);
+        }
+    }
+}
+
+/// [`transpose`] of 4 × 4 numbers.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+unsafe fn transpose4(src: *const f32, stride: usize, factor: f32, dst: *mut f32, width: usize) {
+    for (i, c) in (0..4).flat_map(|i| (0..4).map(move |c| (i, c))) {
+        // SAFETY: the caller's promise.
+        unsafe { *dst.add(c * width + i) = *src.add(i * stride + c) * factor };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pulp::{Arch, Simd, WithSimd};
+    use regard_testkit::sweep;
+
+    use super::{super::scratch, *};
+
+    struct Transpose<'a>(&'a [f32], [usize; 3], &'a mut [f32]);
+
+    impl WithSimd for Transpose<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) {
+            let Self(src, [rows, columns, width], dst) = self;
+            // SAFETY: the test's buffers have these sizes.
+            unsafe { transpose(src.as_ptr(), columns, rows, columns, 2.0, dst, width) };
+        }
+    }
+
+    #[test]
+    fn transposes_of_any_size_are_those_of_a_loop() {
+        sweep("transpose", 200, |s| {
+            let (rows, columns) = (s.size(0, 20), s.size(1, 20));
+            let width = (rows + s.size(0, 5)).max(1);
+            let src: Vec<f32> = (0..rows * columns).map(|_| s.uniform(-1.0, 1.0) as f32).collect();
+            let mut dst = scratch(columns * width);
+            Arch::new().dispatch(Transpose(&src, [rows, columns, width], &mut dst));
+            for (c, i) in (0..columns).flat_map(|c| (0..width).map(move |i| (c, i))) {
+                let want = if i < rows { 2.0 * src[i * columns + c] } else { 0.0 };
+                assert_eq!(dst[c * width + i], want, "({c}, {i}) of {rows}×{columns}");
+            }
+        });
+    }
+}

@@ -1,0 +1,117 @@
+//! Kimi Delta Attention as one operation with its own backward pass, on every backend: see [`KimiDeltaKernel`].
+
+mod autodiff;
+mod cpu;
+mod tensors;
+
+use burn::{
+    backend::{Backend, ExtensionType, Flex, backend_extension, tensor::FloatTensor},
+    tensor::DType,
+};
+
+use crate::blocks::Maybe;
+
+/// What the operation reads; shapes as in [`kimi_delta`](super::kimi_delta()), which checks them. No size is 0.
+#[derive(Clone, Debug, ExtensionType)]
+pub(crate) struct Inputs<B: Backend> {
+    /// `[B, T, H, K]`
+    pub(crate) q: FloatTensor<B>,
+    /// `[B, T, H, K]`
+    pub(crate) k: FloatTensor<B>,
+    /// `[B, T, W, V]`
+    pub(crate) v: FloatTensor<B>,
+    /// `[B, T, W, K]` or `[B, T, W, 1]`
+    pub(crate) g: FloatTensor<B>,
+    /// `[B, T, W]`
+    pub(crate) beta: FloatTensor<B>,
+    /// The states before the sequences. `[N, W, K, V]`
+    pub(crate) state: FloatTensor<B>,
+}
+
+/// How it is computed.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Factor on the queries.
+    pub(crate) scale: f64,
+    /// Tokens per chunk.
+    pub(crate) chunk: usize,
+    /// Where packed sequences meet.
+    pub(crate) boundaries: Option<Vec<usize>>,
+}
+
+/// What the operation returns.
+#[derive(Clone, Debug, ExtensionType)]
+pub(crate) struct Output<B: Backend> {
+    /// `[B, T, W, V]`
+    pub(crate) o: FloatTensor<B>,
+    /// The states after the sequences. `[N, W, K, V]`
+    pub(crate) state: FloatTensor<B>,
+    /// For the backward pass: the states before the chunks, in an order of the backend's own.
+    pub(crate) states: FloatTensor<B>,
+}
+
+/// What the backward pass reads besides the inputs.
+#[derive(Clone, Debug, ExtensionType)]
+pub(crate) struct Saved<B: Backend> {
+    /// As returned by the forward pass.
+    pub(crate) states: FloatTensor<B>,
+    /// The cotangent of the output, or none for zeros.
+    #[extension_type]
+    pub(crate) d_o: Maybe<B>,
+    /// The cotangent of the states after the sequences, or none for zeros.
+    #[extension_type]
+    pub(crate) d_state: Maybe<B>,
+}
+
+/// Gradients of the inputs, shaped as they are.
+#[derive(Clone, Debug, ExtensionType)]
+pub(crate) struct Gradients<B: Backend> {
+    pub(crate) q: FloatTensor<B>,
+    pub(crate) k: FloatTensor<B>,
+    pub(crate) v: FloatTensor<B>,
+    pub(crate) g: FloatTensor<B>,
+    pub(crate) beta: FloatTensor<B>,
+    pub(crate) state: FloatTensor<B>,
+}
+
+/// The chunkwise algorithm forward and backward. Flex computes f32 by fused kernels; all else is tensor operations, which run on any
+/// device in any float type. `Autodiff` joins the two passes into one node.
+#[backend_extension(Flex, Cube: cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm")), Autodiff)]
+pub(crate) trait KimiDeltaKernel: Backend {
+    /// The outputs. Unless `keep`, nothing is kept for a backward pass.
+    fn kimi_delta_forward(#[extension_type] inputs: Inputs<Self>, options: Options, keep: bool) -> Output<Self>;
+
+    /// The gradients of all inputs.
+    fn kimi_delta_backward(
+        #[extension_type] inputs: Inputs<Self>,
+        options: Options,
+        #[extension_type] saved: Saved<Self>,
+    ) -> Gradients<Self>;
+}
+
+impl KimiDeltaKernel for Flex {
+    fn kimi_delta_forward(inputs: Inputs<Self>, options: Options, keep: bool) -> Output<Self> {
+        match inputs.q.dtype() {
+            DType::F32 => cpu::forward(inputs, &options, keep),
+            _ => tensors::forward(inputs, &options, keep),
+        }
+    }
+
+    fn kimi_delta_backward(inputs: Inputs<Self>, options: Options, saved: Saved<Self>) -> Gradients<Self> {
+        match inputs.q.dtype() {
+            DType::F32 => cpu::backward(inputs, &options, saved),
+            _ => tensors::backward(inputs, &options, saved),
+        }
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
+impl KimiDeltaKernel for burn::backend::Cube {
+    fn kimi_delta_forward(inputs: Inputs<Self>, options: Options, keep: bool) -> Output<Self> {
+        tensors::forward(inputs, &options, keep)
+    }
+
+    fn kimi_delta_backward(inputs: Inputs<Self>, options: Options, saved: Saved<Self>) -> Gradients<Self> {
+        tensors::backward(inputs, &options, saved)
+    }
+}
