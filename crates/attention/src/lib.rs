@@ -17,6 +17,7 @@ pub mod kimi_delta;
 pub mod latent_attention;
 pub mod lightning_attention;
 mod mixer;
+pub mod nprf;
 pub mod registry;
 mod sequence_mixer;
 pub mod softmax_attention;

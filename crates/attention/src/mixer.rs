@@ -10,6 +10,7 @@ use crate::{
     kimi_delta::{KimiDelta, KimiDeltaConfig, KimiDeltaState},
     latent_attention::{LatentAttention, LatentAttentionConfig, LatentState},
     lightning_attention::{Lightning, LightningConfig, LightningState},
+    nprf::{Nprf, NprfConfig, NprfState},
     softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
 };
 
@@ -128,6 +129,8 @@ mixers! {
     "latent" Latent(LatentAttentionConfig, LatentAttention, LatentState),
     /// Lightning attention in the gated layer of TransNormerLLM.
     "lightning" Lightning(LightningConfig, Lightning, LightningState),
+    /// Kernelised attention with relative positional bias.
+    "nprf" Nprf(NprfConfig, Nprf, NprfState),
     /// Softmax attention.
     "softmax" Softmax(SoftmaxAttentionConfig, SoftmaxAttention, SoftmaxState),
 }

@@ -80,6 +80,16 @@ pub const MECHANISMS: &[Entry] = &[
         page: include_str!("lightning_attention/README.md"),
     },
     Entry {
+        id: "nprf",
+        name: "Kernelised attention with relative positional bias",
+        paper: "Luo et al. 2021, NeurIPS",
+        direction: Direction::Both,
+        time: "min(T²(K+V), TKV log T)",
+        state: "R(K+V)+KV",
+        kernels: &["cpu"],
+        page: include_str!("nprf/README.md"),
+    },
+    Entry {
         id: "softmax",
         name: "Softmax attention",
         paper: "Vaswani et al. 2017, arXiv 1706.03762",
