@@ -77,7 +77,7 @@ pub fn favor_plus(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, projection: Tensor<2
         return Ok(FavorOutput { o: zeros(t, shape[1][3]), phi_q: zeros(t, m), phi_k: zeros(s, m) });
     }
     let features = favor_features([q, k, v], projection, options.key_mask.clone(), false, options.eps, true);
-    let (phi_q, phi_k) = (features.q.clone() / root, features.k.clone() / root);
+    let (phi_q, phi_k) = (features.q.clone() * root.recip(), features.k.clone() * root.recip());
     // The factor 1/√M of both features cancels, but not in front of the constant.
     let (o, _) = features.favor_sums(options.causal, options.causal_eps * root).ratio();
     Ok(FavorOutput { o: o.cast(dtype), phi_q: phi_q.cast(dtype), phi_k: phi_k.cast(dtype) })

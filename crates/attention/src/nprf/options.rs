@@ -34,8 +34,10 @@ pub(super) fn check_shapes(op: &'static str, q: &Tensor<4>, k: &Tensor<4>, v: &T
     if k.dims()[..3] != v.dims()[..3] {
         return Err(Error::shape(op, ("k", &k.dims()), ("v", &v.dims()), "batch, heads and tokens"));
     }
-    if d == 0 {
-        return Err(Error::argument(op, "q", "of at least one channel per head", d));
+    for (arg, width) in [("q", d), ("v", v.dims()[3])] {
+        if width == 0 {
+            return Err(Error::argument(op, arg, "of at least one channel per head", width));
+        }
     }
     let [h_w, m, d_w] = projection.dims();
     if m == 0 || d_w != d || (h_w != h && h_w != 1) {

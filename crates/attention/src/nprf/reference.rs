@@ -23,8 +23,9 @@ pub fn dense(
     hidden: Option<Tensor<4, Bool>>,
     normalised: bool,
 ) -> (Tensor<4>, Tensor<3>) {
-    let features = projection.dims()[1] as f64;
-    let [q, k] = [q, k].map(|x| exponents(prepared(x, normalised), projection.clone()).exp() / features.sqrt());
+    // Burn rounds the gradient of a division by a number to f32.
+    let scale = (projection.dims()[1] as f64).powf(-0.5);
+    let [q, k] = [q, k].map(|x| exponents(prepared(x, normalised), projection.clone()).exp() * scale);
     let mut weights = q.matmul(k.swap_dims(2, 3));
     if let Some(bias) = bias {
         weights = weights * bias.exp();

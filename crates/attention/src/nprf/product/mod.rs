@@ -68,7 +68,7 @@ pub(super) fn on_cpu(device: &Device, dtype: DType) -> bool {
 /// the sums and the logarithm of the denominator, zeros and −∞ where that is 0. On the CPU in f32 and f64.
 ///
 /// # Shapes
-/// - `q`, `k`: `[B, H, N, M]`; `v`: `[B, H, N, V]`; no axis but V of length 0; `c`: `[H, taps]`, see [`Grid`]; `hidden`: `[B, N]`, whose
+/// - `q`, `k`: `[B, H, N, M]`; `v`: `[B, H, N, V]`; no axis of length 0; `c`: `[H, taps]`, see [`Grid`]; `hidden`: `[B, N]`, whose
 ///   keys `k` are zeros
 /// - output: `[B, H, N, V + 1]`
 pub(super) fn toeplitz_product([q, k, v]: [Tensor<4>; 3], c: Tensor<2>, hidden: Option<Tensor<2, Bool>>, plan: Plan) -> Tensor<4> {

@@ -36,6 +36,7 @@ fn bad_arguments_of_the_operation_are_named() {
             "nprf: `k` and `v` must agree in batch, heads and tokens, got [1, 2, 4, 3] and [1, 2, 5, 3]",
         ),
         (line([[1, 2, 4, 0]; 3], [2, 5, 0], table(), &plain()), "nprf: `q` must be of at least one channel per head, got 0"),
+        (line([OK, OK, [1, 2, 4, 0]], w, table(), &plain()), "nprf: `v` must be of at least one channel per head, got 0"),
         (
             line([OK; 3], [2, 0, 3], table(), &plain()),
             "nprf: `projection` must be of shape [H or 1, M, K] = [2 or 1, at least 1, 3], got [2, 0, 3]",

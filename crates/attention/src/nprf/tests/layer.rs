@@ -43,7 +43,8 @@ fn forward_prefill_and_steps_agree() {
         for t in [1, 2, 5, 20] {
             let x = s.tensor([2, t, 24], -2.0, 2.0).f32(&cpu());
             let name = format!("{config:?}");
-            three_way(&name, &x, 2e-5, |x| layer.forward(x, None), || layer.state(2), |x, s| layer.prefill(x, s), |x, s| layer.step(x, s));
+            // Sums of f32 in other orders, over features that differ by factors of a thousand.
+            three_way(&name, &x, 5e-5, |x| layer.forward(x, None), || layer.state(2), |x, s| layer.prefill(x, s), |x, s| layer.step(x, s));
         }
     }
 }
