@@ -1,5 +1,4 @@
 use burn::tensor::Device;
-use regard::MixerConfig;
 
 use super::*;
 

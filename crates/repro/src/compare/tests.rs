@@ -6,7 +6,6 @@ use std::{
 };
 
 use burn::tensor::Device;
-use regard::MixerConfig;
 use regard_train::{Event, OptimizerConfig, data::DataConfig};
 
 use super::*;
