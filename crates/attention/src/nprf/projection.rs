@@ -37,7 +37,9 @@ pub fn draw_projection(kind: ProjectionKind, [heads, features, width]: [usize; 3
                     _ => (0..width).map(|_| normal().powi(2)).sum::<f64>().sqrt(),
                 };
                 orthogonalise(&mut row, &rows[first + r - r % width..]);
-                row.iter_mut().for_each(|x| *x *= norm);
+                for x in &mut row {
+                    *x *= norm;
+                }
             }
             rows.push(row);
         }
@@ -56,5 +58,7 @@ fn orthogonalise(row: &mut [f64], others: &[Vec<f64>]) {
         }
     }
     let norm = dot(row, row).sqrt();
-    row.iter_mut().for_each(|x| *x /= norm);
+    for x in row {
+        *x /= norm;
+    }
 }

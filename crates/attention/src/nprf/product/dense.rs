@@ -12,10 +12,15 @@ pub(super) const QUERIES: usize = 64;
 /// Keys per block: scores of a block stay in the second cache.
 const KEYS: usize = 256;
 
+/// Memory for the pairs of a block.
+fn block<T: Real>() -> Vec<T> {
+    vec![T::default(); QUERIES * KEYS]
+}
+
 /// Adds the outputs of the queries `rows` to `y`, `[rows, F]`.
 pub(super) fn forward<T: Real>(head: &Head<'_, T>, rows: &[usize], y: &mut [T]) {
     let (m, f) = (head.sizes.m, head.sizes.f);
-    let mut scores = vec![T::default(); QUERIES * KEYS];
+    let mut scores = block::<T>();
     for (rows, y) in rows.chunks(QUERIES).zip(y.chunks_mut(QUERIES * f)) {
         let q = gathered(head.q, rows, m);
         for keys in blocks(head, rows) {
@@ -32,8 +37,7 @@ pub(super) fn forward<T: Real>(head: &Head<'_, T>, rows: &[usize], y: &mut [T]) 
 /// Adds the gradients that the queries `rows` give, `dy` being that of all outputs `[N, F]`.
 pub(super) fn backward<T: Real>(head: &Head<'_, T>, rows: &[usize], dy: &[T], grads: &mut HeadGradients<T>) {
     let (m, f, grid) = (head.sizes.m, head.sizes.f, head.sizes.grid);
-    let new = || vec![T::default(); QUERIES * KEYS];
-    let (mut weights, mut cotangents) = (new(), new());
+    let (mut weights, mut cotangents) = (block::<T>(), block::<T>());
     for rows in rows.chunks(QUERIES) {
         let (q, dy) = (gathered(head.q, rows, m), gathered(dy, rows, f));
         let mut dq = vec![T::default(); q.len()];

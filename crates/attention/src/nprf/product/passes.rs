@@ -81,7 +81,9 @@ struct Heads<T> {
     x: Vec<T>,
     c: TensorData,
     sizes: Sizes,
-    heads: usize,
+    /// Heads per sequence.
+    per_sequence: usize,
+    /// Heads of all sequences.
     count: usize,
 }
 
@@ -105,7 +107,7 @@ impl<T: Real> Heads<T> {
             x,
             c: numbers::<T, 2>(&inputs.c),
             sizes: Sizes { grid: plan.grid, n, m, f, causal: plan.causal },
-            heads: h,
+            per_sequence: h,
             count: b * h,
         }
     }
@@ -117,7 +119,7 @@ impl<T: Real> Heads<T> {
     fn head(&self, i: usize) -> Head<'_, T> {
         let sizes @ Sizes { n, m, f, .. } = self.sizes;
         let [q, k] = [&self.q, &self.k].map(|x| part(slice(x), i, n * m));
-        Head { q, k, x: part(&self.x, i, n * f), c: self.coefficients(i % self.heads), sizes }
+        Head { q, k, x: part(&self.x, i, n * f), c: self.coefficients(i % self.per_sequence), sizes }
     }
 
     /// Parts of a head so that all threads have work, at most `most`.
@@ -176,7 +178,9 @@ fn undivide<T: Real>(dy: &mut [T], y: &[T], divisors: &[T], f: usize) {
         if denominator > T::default() {
             let inner = dy[..f - 1].iter().zip(y).fold(T::default(), |sum, (&a, &b)| sum + a * b);
             dy[f - 1] = dy[f - 1] - inner;
-            dy.iter_mut().for_each(|x| *x = *x / denominator);
+            for x in dy {
+                *x = *x / denominator;
+            }
         } else {
             dy.fill(T::default());
         }
@@ -199,15 +203,18 @@ fn by_products<T: Real>(heads: &Heads<T>) -> Vec<T> {
 fn by_transforms<T: Real>(heads: &Heads<T>) -> (Vec<T>, DenseRows) {
     let sizes @ Sizes { n, m, f, grid, .. } = heads.sizes;
     let transform = Transform::<T>::new(grid);
-    let spectra: Vec<_> = (0..heads.heads).map(|h| transform.spectrum(heads.coefficients(h))).collect();
+    let spectra: Vec<_> = (0..heads.per_sequence).map(|h| transform.spectrum(heads.coefficients(h))).collect();
     let parts = heads.parts(m);
     let results: Vec<_> = (0..heads.count)
         .into_par_iter()
         .map(|i| {
             let head = heads.head(i);
             let columns = Columns::new(&head);
-            let y =
-                in_parts(parts, |p| transform.outputs(&columns, sizes, p * m / parts..(p + 1) * m / parts, &spectra[i % heads.heads]), sum);
+            let y = in_parts(
+                parts,
+                |p| transform.outputs(&columns, sizes, p * m / parts..(p + 1) * m / parts, &spectra[i % heads.per_sequence]),
+                sum,
+            );
             let doubtful = transform.doubtful(&columns, sizes, head.c, &y);
             let mut y = transposed(&y, n);
             correct(&head, &doubtful, &mut y);
@@ -272,18 +279,18 @@ fn backward_in<T: Real>(inputs: &Inputs, plan: Plan, result: &Forward, dy: &Tens
             }
         })
         .collect();
-    let mut c = vec![T::default(); heads.heads * grid.taps()];
+    let mut c = vec![T::default(); heads.per_sequence * grid.taps()];
     for (i, grads) in grads.iter().enumerate() {
-        let h = i % heads.heads;
+        let h = i % heads.per_sequence;
         for (sum, &x) in c[h * grid.taps()..(h + 1) * grid.taps()].iter_mut().zip(&grads.c) {
             *sum += x;
         }
     }
-    let join = |of: fn(&HeadGradients<T>) -> &[T]| grads.iter().flat_map(|g| of(g)).copied().collect::<Vec<T>>();
+    let join = |of: fn(&HeadGradients<T>) -> &[T]| grads.iter().flat_map(of).copied().collect::<Vec<T>>();
     let hidden = inputs.hidden.as_ref().map(flags);
     let mut v = Vec::with_capacity(heads.count * n * (f - 1));
     for (i, row) in grads.iter().flat_map(|g| g.x.chunks_exact(f)).enumerate() {
-        let (sequence, token) = (i / (heads.heads * n), i % n);
+        let (sequence, token) = (i / (heads.per_sequence * n), i % n);
         if hidden.as_ref().is_some_and(|hidden| hidden[sequence * n + token]) {
             v.resize(v.len() + f - 1, T::default());
         } else {

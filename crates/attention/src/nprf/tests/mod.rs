@@ -59,6 +59,11 @@ impl Inputs {
 /// A result and what it depends on, flat.
 type Named = Vec<(&'static str, Tensor<1>)>;
 
+fn flat<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    let n = x.dims().iter().product::<usize>();
+    Tensor::from_data(TensorData::new(x.to_data().iter::<f64>().collect::<Vec<_>>(), [n]), (&cpu(), burn::tensor::DType::F64))
+}
+
 /// Outputs and gradients of `Σ o ⊙ cotangent + Σ lse ⊙ cotangent'` over the queries that see something.
 fn with_gradients(inputs: &Inputs, seed: u64, f: impl Fn(Inputs) -> (Tensor<4>, Tensor<3>)) -> Named {
     fn leaf<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -72,10 +77,6 @@ fn with_gradients(inputs: &Inputs, seed: u64, f: impl Fn(Inputs) -> (Tensor<4>, 
     let blind = lse.clone().equal_elem(f64::NEG_INFINITY);
     let lse = lse.mask_fill(blind, 0.0);
     let grads = ((o.clone() * o_cotangent).sum() + (lse.clone() * lse_cotangent).sum()).backward();
-    fn flat<const D: usize>(x: Tensor<D>) -> Tensor<1> {
-        let n = x.dims().iter().product::<usize>();
-        Tensor::from_data(TensorData::new(x.to_data().iter::<f64>().collect::<Vec<_>>(), [n]), (&cpu(), burn::tensor::DType::F64))
-    }
     let grad = |x: Option<Tensor<4>>, like: &Tensor<4>| flat(x.unwrap_or_else(|| like.zeros_like()));
     vec![
         ("o", flat(o)),
