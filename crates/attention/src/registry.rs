@@ -85,7 +85,7 @@ pub const MECHANISMS: &[Entry] = &[
         paper: "Luo et al. 2021, NeurIPS",
         direction: Direction::Both,
         time: "min(T²(K+V), TKV log T)",
-        state: "R(K+V)+KV",
+        state: "min(T,R)(K+V)+KV",
         kernels: &["cpu"],
         page: include_str!("nprf/README.md"),
     },

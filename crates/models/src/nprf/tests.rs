@@ -19,7 +19,8 @@ fn model(case: &Case) {
         NprfLmConfig { d_ff: case.size("ffn"), mixer, norm_epsilon: case.number("ln_eps"), tied: case.flag("tied_embedding"), ..new };
     let model = config.init(case.device()).unwrap();
     assert_eq!((config.params(), model.params()), (case.size("params"), case.size("params")));
-    let names = [("mixer_norm.", "ln1."), ("mixer.Nprf.", ""), ("mlp_norm.", "ln2."), ("mlp.up.", "fc1."), ("mlp.down.", "fc2.")];
+    let names =
+        [("mixer_norm.", "ln1."), ("mixer.Nprf.", ""), ("mlp_norm.", "ln2."), ("mlp.Dense.up.", "fc1."), ("mlp.Dense.down.", "fc2.")];
     let mut renames = vec![("embedding.".to_string(), "tok_emb.".to_string()), ("norm.".into(), "ln_f.".into())];
     for layer in 0..layers {
         renames.extend(names.map(|(here, there)| (format!("blocks.{layer}.{here}"), format!("blocks.{layer}.{there}"))));
