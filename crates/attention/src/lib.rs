@@ -23,3 +23,8 @@ pub mod softmax_attention;
 pub use error::{Error, Result};
 pub use mixer::{Mixer, MixerConfig, MixerState};
 pub use sequence_mixer::{LayerPlace, MixerMemory, SequenceMixer};
+
+/// The example of the project's page is compiled and run like those of the mechanisms.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+mod readme {}

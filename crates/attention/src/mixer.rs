@@ -60,6 +60,20 @@ macro_rules! mixers {
             $($(#[$doc])* $variant($state),)*
         }
 
+        impl Mixer {
+            /// The kind's id.
+            pub fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $tag,)* }
+            }
+        }
+
+        impl MixerState {
+            /// The id of the kind of layer that it belongs to.
+            pub fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $tag,)* }
+            }
+        }
+
         impl SequenceMixer for Mixer {
             type State = MixerState;
 

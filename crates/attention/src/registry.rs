@@ -21,6 +21,13 @@ pub struct Entry {
     pub page: &'static str,
 }
 
+impl Entry {
+    /// Whether decoding keeps more the longer the text gets.
+    pub fn state_grows(&self) -> bool {
+        self.state.contains('T')
+    }
+}
+
 /// See [`Entry::direction`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {

@@ -10,8 +10,7 @@ use regard_train::MemoryMeter;
 static ALLOCATOR: Counting = Counting;
 
 /// Peak memory of the process for the libraries, which know nothing of allocators.
-pub(crate) const METER: MemoryMeter =
-    MemoryMeter { reset: || PEAK.store(LIVE.load(Relaxed), Relaxed), peak: || PEAK.load(Relaxed) };
+pub(crate) const METER: MemoryMeter = MemoryMeter { reset: || PEAK.store(LIVE.load(Relaxed), Relaxed), peak: || PEAK.load(Relaxed) };
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);

@@ -1,5 +1,7 @@
 use std::{io, path::PathBuf};
 
+use crate::compare::Size;
+
 /// What an experiment can run into.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -27,6 +29,16 @@ pub enum Error {
         name: String,
         /// The name that it resembles.
         suggestion: Option<&'static str>,
+    },
+    /// A candidate cannot be built in the size that all candidates get.
+    #[error("the size {size} does not fit the mixer `{candidate}`: {rule}")]
+    Size {
+        /// The size.
+        size: Size,
+        /// The candidate.
+        candidate: String,
+        /// What its mixer asks for.
+        rule: String,
     },
     /// No inner width gives a candidate the common number of weights.
     #[error("`{candidate}` cannot have {target} weights: without its channel mixers it has {fixed}")]
@@ -83,6 +95,7 @@ impl Error {
             Self::UnknownMixer { suggestion: None, .. } => {
                 Some(format!("choose from {}, or join them as in `3*kimi_delta+softmax`", regard::MixerConfig::KINDS.join(", ")))
             }
+            Self::Size { .. } => Some("H must divide D, for rotary positions into even parts: as in `--size D=96,L=2,H=3`".into()),
             Self::Unmatched { .. } => Some("make the model larger (--size), or leave this candidate out".into()),
             Self::Exists { .. } => Some("continue it with --resume, or choose another folder with --out".into()),
             Self::Interrupted { path } => Some(format!("continue with `regard compare --resume --out {}`", path.display())),

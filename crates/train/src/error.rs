@@ -53,6 +53,24 @@ pub enum Error {
         /// The folders that were tried.
         looked_in: Vec<PathBuf>,
     },
+    /// A file of a data set cannot be fetched.
+    #[error("cannot fetch {url}: {message}")]
+    Download {
+        /// Where it lies.
+        url: &'static str,
+        /// What went wrong.
+        message: String,
+    },
+    /// A file of a data set is not what it must be.
+    #[error("{} has the SHA-256 {got}, not {want}", path.display())]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// What it must be.
+        want: &'static str,
+        /// What it is.
+        got: String,
+    },
     /// A split is too short for one sequence.
     #[error("the {split} split has {tokens} tokens, a context of {context} needs at least {}", context + 1)]
     DataTooShort {
@@ -153,8 +171,16 @@ impl Error {
                 Some(format!("give the path of a text file or folder, or one of {}", crate::data::NAMES.join(", ")))
             }
             Self::MissingData { name, .. } => {
-                Some(format!("point $REGARD_DATA to the folder that holds `{name}`, or give the path of its files"))
+                let fetched = crate::data::DataSet::named(name).is_some_and(|set| !set.files.is_empty());
+                let fetch = if fetched { format!("fetch it with `regard data get {name}`, ") } else { String::new() };
+                Some(format!("{fetch}point $REGARD_DATA to the folder that holds `{name}`, or give the path of its files"))
             }
+            Self::Download { .. } => Some(
+                "try again when this machine is online: what is here is kept; or put the file into the folder of its data set under \
+                 $REGARD_DATA"
+                    .into(),
+            ),
+            Self::Checksum { .. } => Some("it was damaged on the way or changed since: remove it and fetch it again".into()),
             Self::DataTooShort { .. } => Some("use a shorter context or more text".into()),
             Self::Config { suggestion: Some(known), .. } => Some(format!("did you mean `{known}`?")),
             Self::RunExists { .. } => Some("continue it with --resume, or choose another folder with --out".into()),

@@ -27,8 +27,7 @@ pub(crate) trait GradientRule<const N: usize>: Debug + Send + Sync {
 
 /// `output` as a node of the autodiff graph that depends on `inputs` through `rule`, in place of the operations that computed it.
 ///
-/// # Panics
-/// If no input has autodiff: there is no graph to join.
+/// Without autodiff there is no graph to join: `output` as it is.
 pub(crate) fn with_gradient<const D: usize, const N: usize>(
     inputs: [DispatchTensor; N],
     output: Tensor<D>,
@@ -38,7 +37,7 @@ pub(crate) fn with_gradient<const D: usize, const N: usize>(
         DispatchAutodiffContext::Enabled(strategy) => Some(strategy),
         DispatchAutodiffContext::Disabled => None,
     });
-    let strategy = strategy.expect("an input has autodiff");
+    let Some(strategy) = strategy else { return output };
     let output = output.inner().into_dispatch();
     Tensor::from_dispatch(match (&output.kind, strategy) {
         (DispatchTensorKind::Flex(_), GradientCheckpointingStrategy::Disabled) => attach::<Flex, NoCheckpointing, N>(inputs, output, rule),
@@ -77,11 +76,20 @@ where
     <DispatchTensor as DispatchKindConversion<Autodiff<B, C>>>::from_backend(BackendTensor::Float(output))
 }
 
-fn primitive<B: Backend>(tensor: DispatchTensor) -> B::FloatTensorPrimitive
+/// The tensor of one backend.
+pub(crate) fn primitive<B: Backend>(tensor: DispatchTensor) -> B::FloatTensorPrimitive
 where
     DispatchTensor: DispatchKindConversion<B>,
 {
     <DispatchTensor as DispatchKindConversion<B>>::try_into_backend(tensor).unwrap_or_else(|e| panic!("{e}")).float()
+}
+
+/// The reverse of [`primitive`].
+pub(crate) fn of_backend<B: Backend>(tensor: B::FloatTensorPrimitive) -> DispatchTensor
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    <DispatchTensor as DispatchKindConversion<B>>::from_backend(BackendTensor::Float(tensor))
 }
 
 /// The backward step of every operation with a [`GradientRule`].
@@ -97,7 +105,7 @@ where
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let upstream = grads.consume::<B>(&ops.node);
-        let upstream = <DispatchTensor as DispatchKindConversion<B>>::from_backend(BackendTensor::Float(upstream));
+        let upstream = of_backend::<B>(upstream);
         let wanted = ops.parents.each_ref().map(Option::is_some);
         for (parent, gradient) in ops.parents.into_iter().zip(ops.state.gradients(upstream, wanted)) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {

@@ -1,6 +1,6 @@
 use burn::backend::{Backend, ExtensionType, tensor::FloatTensor};
 
-/// A float tensor or none, as an argument of a backend's operation.
+/// A float tensor or none, among the arguments and results of a backend extension.
 #[derive(Clone, Debug, ExtensionType)]
 pub(crate) enum Maybe<B: Backend> {
     /// The tensor.

@@ -5,7 +5,10 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::activation::{gelu, silu_gate};
+use super::{
+    activation::{gelu, silu_gate},
+    linear::project,
+};
 use crate::{Error, Result};
 
 /// Which channel mixer a block uses.
@@ -85,10 +88,10 @@ impl Mlp {
     /// - `x`: `[…, D]`; output: the same
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
         let inner = match &self.gate {
-            Some(gate) if self.silu => silu_gate(gate.forward(x.clone()), self.up.forward(x)),
-            Some(gate) => gate.forward(x.clone()) * self.up.forward(x),
-            None => gelu(self.up.forward(x)),
+            Some(gate) if self.silu => silu_gate(project(gate, x.clone()), project(&self.up, x)),
+            Some(gate) => project(gate, x.clone()) * project(&self.up, x),
+            None => gelu(project(&self.up, x)),
         };
-        self.down.forward(inner)
+        project(&self.down, inner)
     }
 }

@@ -8,6 +8,9 @@ use burn::tensor::{Device, Int, Tensor};
 /// - `x`: `[B, H, T, K]`, K even; output: the same
 pub fn rotary(x: Tensor<4>, first_position: usize, base: f64) -> Tensor<4> {
     let [_, _, t, width] = x.dims();
+    if t == 0 {
+        return x;
+    }
     let half = width / 2;
     let (cos, sin) = angles(t, half, first_position, base, &x.device());
     let (cos, sin) = (cos.cast(x.dtype()), sin.cast(x.dtype()));

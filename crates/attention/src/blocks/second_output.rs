@@ -1,3 +1,6 @@
+//! Operations with two outputs in the graph of automatic differentiation, whose nodes have one each: the node of the second output is a
+//! child of the first's, run before it, and leaves its cotangent where the first finds it.
+
 use std::sync::{Arc, Mutex};
 
 use burn::{
@@ -5,7 +8,7 @@ use burn::{
         Autodiff, Backend, TensorMetadata,
         autodiff::{
             checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-            grads::Gradients as Tape,
+            grads::Gradients,
             ops::{Backward, Ops, OpsKind},
         },
         tensor::FloatTensor,
@@ -13,50 +16,49 @@ use burn::{
     tensor::Shape,
 };
 
-/// Where the node of an operation's second output leaves its cotangent for the node of the first.
+/// Where the node of the second output leaves its cotangent for the node of the first.
 #[derive(Clone, Debug)]
-pub(crate) struct SecondCotangent<B: Backend>(Arc<Mutex<Option<FloatTensor<B>>>>);
+pub(crate) struct SecondOutput<B: Backend>(Arc<Mutex<Option<FloatTensor<B>>>>);
 
-impl<B: Backend> Default for SecondCotangent<B> {
-    fn default() -> Self {
+impl<B: Backend> SecondOutput<B> {
+    pub(crate) fn new() -> Self {
         Self(Arc::default())
     }
-}
 
-impl<B: Backend> SecondCotangent<B> {
-    /// The cotangent, once the second output's node has run; none if that output is not used.
-    pub(crate) fn take(&self) -> Option<FloatTensor<B>> {
-        self.0.lock().ok().and_then(|mut slot| slot.take())
+    /// `second` as a tensor of the graph, given the first output of the operation.
+    pub(crate) fn attach<C: CheckpointStrategy>(
+        self,
+        first: &FloatTensor<Autodiff<B, C>>,
+        second: FloatTensor<B>,
+    ) -> FloatTensor<Autodiff<B, C>> {
+        match Second.prepare::<C>([first.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(self, second),
+            OpsKind::UnTracked(prep) => prep.finish(second),
+        }
+    }
+
+    /// The cotangents of both outputs, `None` for zeros, given what arrived at the node of the first, whose shape is `first`.
+    pub(crate) fn cotangents(self, upstream: FloatTensor<B>, first: &Shape) -> [Option<FloatTensor<B>>; 2] {
+        // If only the second output is used, what arrived is its placeholder.
+        let upstream = (upstream.shape() == *first).then_some(upstream);
+        [upstream, self.0.lock().ok().and_then(|mut slot| slot.take())]
     }
 }
 
-/// The second output of an operation whose first is `first`. A step of the graph has one output, so the second is a child of the
-/// first, run before it in the backward pass: it leaves its cotangent in `slot`, and a zero of shape `[1, 1, 1, 1]` that keeps the
-/// first's step from going without a cotangent, and by whose shape it can tell that it got no other.
-pub(crate) fn second_output<B: Backend, C: CheckpointStrategy>(
-    first: &FloatTensor<Autodiff<B, C>>,
-    second: FloatTensor<B>,
-    slot: SecondCotangent<B>,
-) -> FloatTensor<Autodiff<B, C>> {
-    match SecondBackward.prepare::<C>([first.node()]).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish(slot, second),
-        OpsKind::UnTracked(prep) => prep.finish(second),
-    }
-}
-
+/// Leaves the cotangent in the slot, and a zero that keeps the other node from going without one.
 #[derive(Debug)]
-struct SecondBackward;
+struct Second;
 
-impl<B: Backend> Backward<B, 1> for SecondBackward {
-    type State = SecondCotangent<B>;
+impl<B: Backend> Backward<B, 1> for Second {
+    type State = SecondOutput<B>;
 
-    fn backward(self, ops: Ops<Self::State, 1>, tape: &mut Tape, _: &mut Checkpointer) {
-        let cotangent = tape.consume::<B>(&ops.node);
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let cotangent = grads.consume::<B>(&ops.node);
         let [Some(first)] = ops.parents else { return };
         let zero = B::float_zeros(Shape::new([1, 1, 1, 1]), &cotangent.device(), cotangent.dtype().into());
         if let Ok(mut slot) = ops.state.0.lock() {
             *slot = Some(cotangent);
         }
-        tape.register::<B>(first.id, zero);
+        grads.register::<B>(first.id, zero);
     }
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use regard_testkit::{Draw, Sampler, assert_close, cpu, sweep};
 
-use super::{cross_entropy, gelu, kernel, sigmoid, silu_gate, srms_norm};
+use super::{cross_entropy, gelu, kernel, linear, sigmoid, silu_gate, split, srms_norm};
 
 /// Runs `f` on the draws in f32 and in f64 and compares the output and the gradient of each input.
 fn agree<const D: usize, const O: usize>(what: &str, sampler: &mut Sampler, inputs: &[Draw<D>], f: impl Fn(&[Tensor<D>]) -> Tensor<O>) {
@@ -79,4 +79,41 @@ fn strided_views_give_what_contiguous_tensors_give() {
     assert!(kernel::on_cpu(&view.device(), view.dtype()));
     assert_close("gelu", &gelu(view.clone()), &gelu(copy.clone()), 0.0);
     assert_close("srms_norm", &srms_norm(view, 1e-6), &srms_norm(copy, 1e-6), 0.0);
+}
+
+#[test]
+fn linear_maps_agree_with_tensor_operations_however_the_weight_lies() {
+    sweep("linear", 80, |s| {
+        let (rows, n, m) = (s.size(0, 300), s.size(1, 150), s.size(1, 150));
+        let transposed = s.flip();
+        let weight = if transposed { [m, n] } else { [n, m] };
+        let (x, w, b) = (s.tensor([rows, n], -1.0, 1.0), s.tensor(weight, -0.2, 0.2), s.tensor([1, m], -1.0, 1.0));
+        let place = move |w: &Tensor<2>| if transposed { w.clone().transpose() } else { w.clone() };
+        agree("linear", s, &[x.clone(), w.clone()], |x| linear(x[0].clone(), place(&x[1]), None));
+        agree("linear with bias", s, &[x, w, b], |x| linear(x[0].clone(), place(&x[1]), Some(x[2].clone().squeeze_dim(0))));
+    });
+}
+
+#[test]
+fn parts_of_a_tensor_have_the_gradients_of_narrow_used_or_not() {
+    sweep("split", 40, |s| {
+        let lengths: [usize; 3] = std::array::from_fn(|_| s.size(1, 6));
+        let (used, device) = (std::array::from_fn::<bool, 3, _>(|_| s.flip()), cpu().autodiff());
+        let batch = s.size(1, 4);
+        let x = s.tensor([batch, lengths.iter().sum(), 3], -1.0, 1.0).f64(&device);
+        let gradient = |cut: &dyn Fn(Tensor<3>) -> [Tensor<3>; 3]| {
+            let x = x.clone().require_grad();
+            let parts = cut(x.clone() * 1.0).into_iter().zip(used).enumerate();
+            let loss = parts.filter(|(_, (_, used))| *used).map(|(i, (part, _))| (part.powf_scalar(2.0) * (i + 1) as f64).sum());
+            loss.reduce(|a, b| a + b).map(|loss| x.grad(&loss.backward()).expect("a gradient"))
+        };
+        let narrow = |x: Tensor<3>| {
+            let [a, b, c] = lengths;
+            [x.clone().narrow(1, 0, a), x.clone().narrow(1, a, b), x.narrow(1, a + b, c)]
+        };
+        match (gradient(&|x| split(x, 1, lengths)), gradient(&narrow)) {
+            (Some(got), Some(want)) => assert_close("split", &got, &want, 1e-12),
+            (got, want) => assert!(got.is_none() && want.is_none(), "no part is used"),
+        }
+    });
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Error, MixerMemory, Result,
-    blocks::{LOG_ZERO, decayed_product, prefix_sum, running_log_sum_exp},
+    blocks::{LOG_ZERO, Terms, decayed_product, prefix_sum, running_log_sum_exp},
 };
 
 const OP: &str = "flow_attention_causal";
@@ -169,7 +169,8 @@ impl FlowState {
         let log_sums = running_log_sum_exp(conserved_outgoing.clone().squeeze_dim(3), self.log_sum_exp.clone().squeeze_dim(3));
         let log_sums = log_sums.unsqueeze_dim::<4>(3);
         let v = if options.competition { v * ((conserved_outgoing - log_sums.clone()).exp() * n) } else { v };
-        let (o, kv) = decayed_product(q, k, v, None, Some(self.kv.clone()), BLOCK.min(t));
+        let (o, kv) =
+            decayed_product([q, k, v], Some(self.kv.clone()), Terms { slopes: None, scale: 1.0, block: BLOCK.min(t), bounds: None });
         let allocation = if options.allocation { activation::sigmoid(conserved_incoming) / incoming } else { incoming.recip() };
 
         *self = Self {

@@ -10,7 +10,7 @@ use super::{
     op::flow_attention,
     options::{FlowFeatureMap, FlowOptions},
 };
-use crate::{Error, LayerPlace, Result, SequenceMixer};
+use crate::{Error, LayerPlace, Result, SequenceMixer, blocks::project};
 
 /// Configuration of [`FlowAttention`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -174,16 +174,16 @@ impl FlowAttention {
         query_mask: Option<Tensor<2, Bool>>,
         key_mask: Option<Tensor<2, Bool>>,
     ) -> Result<Tensor<3>> {
-        let q = self.heads(self.query_projection.forward(queries));
-        let k = self.heads(self.key_projection.forward(keys));
-        let v = self.heads(self.value_projection.forward(values));
+        let q = self.heads(project(&self.query_projection, queries));
+        let k = self.heads(project(&self.key_projection, keys));
+        let v = self.heads(project(&self.value_projection, values));
         let options = FlowOptions { key_mask, query_mask, ..self.config.options() };
         Ok(self.merge(flow_attention(q, k, v, &options)?))
     }
 
     /// Queries, keys and values of a sequence. `[B, H, T, D/H]` each
     fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
-        [&self.query_projection, &self.key_projection, &self.value_projection].map(|p| self.heads(p.forward(x.clone())))
+        [&self.query_projection, &self.key_projection, &self.value_projection].map(|p| self.heads(project(p, x.clone())))
     }
 
     fn heads(&self, x: Tensor<3>) -> Tensor<4> {
@@ -193,7 +193,7 @@ impl FlowAttention {
 
     fn merge(&self, o: Tensor<4>) -> Tensor<3> {
         let [b, h, t, width] = o.dims();
-        self.out_proj.forward(o.swap_dims(1, 2).reshape([b, t, h * width]))
+        project(&self.out_proj, o.swap_dims(1, 2).reshape([b, t, h * width]))
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, LayerPlace, MixerMemory, Result, SequenceMixer,
-    blocks::{ShortConv, check_cu_seqlens, l2_norm},
+    blocks::{ShortConv, check_cu_seqlens, l2_norm, project},
 };
 
 const OP: &str = "kimi_delta";
@@ -174,7 +174,7 @@ impl ForgetGate {
         let [b, t, _] = x.dims();
         let a_log = self.a_log.val();
         let [w] = a_log.dims();
-        let f = self.f_b_proj.forward(self.f_a_proj.forward(x));
+        let f = project(&self.f_b_proj, project(&self.f_a_proj, x));
         let n = f.dims()[2] / w;
         log_decay(f.reshape([b, t, w, n]), a_log, self.dt_bias.val().reshape([w, n]), self.gate)
     }
@@ -236,7 +236,7 @@ impl KimiDelta {
         if t == 0 {
             return (x, state.cloned());
         }
-        let inputs = [&self.q_proj, &self.k_proj, &self.v_proj].map(|p| p.forward(x.clone()));
+        let inputs = [&self.q_proj, &self.k_proj, &self.v_proj].map(|p| project(p, x.clone()));
         let mut start = 0;
         let [q, k, v] = inputs.clone().map(|input| {
             let n = input.dims()[2];
@@ -261,15 +261,15 @@ impl KimiDelta {
             l2_norm(heads(k, self.heads), QK_EPSILON),
             heads(v, self.value_heads),
             self.forget_gate.forward(x.clone()),
-            activation::sigmoid(at_least_f32(self.b_proj.forward(x.clone()))) * self.beta_scale,
+            activation::sigmoid(at_least_f32(project(&self.b_proj, x.clone()))) * self.beta_scale,
             options,
         )
         .expect("the projections give matching shapes");
         let dtype = x.dtype();
-        let gate = activation::sigmoid(at_least_f32(heads(self.g_b_proj.forward(self.g_a_proj.forward(x)), self.value_heads)));
+        let gate = activation::sigmoid(at_least_f32(heads(project(&self.g_b_proj, project(&self.g_a_proj, x)), self.value_heads)));
         let gated = (self.o_norm.forward(at_least_f32(o)) * gate).cast(dtype);
         let width = gated.dims()[3];
-        let y = self.out_proj.forward(gated.reshape([b, t, self.value_heads * width]));
+        let y = project(&self.out_proj, gated.reshape([b, t, self.value_heads * width]));
         let state = state.map(|s| {
             // One token more than the convolution needs, so that a slice is never empty.
             let kept = t.min(self.conv1d.memory() + 1);

@@ -5,7 +5,10 @@ use burn::{
 };
 
 use super::{Activation, LightningOpts, Lrpe, lightning_attention};
-use crate::{MixerMemory, SequenceMixer, blocks::Norm};
+use crate::{
+    MixerMemory, SequenceMixer,
+    blocks::{Norm, project, split},
+};
 
 /// The gated linear attention of TransNormerLLM: `y = W_o (u ⊙ Norm(LightningAttention(q, k, v)))`.
 #[derive(Module, Debug)]
@@ -42,7 +45,7 @@ pub struct Gate {
 
 impl Gate {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = self.second.forward(self.first.forward(x));
+        let gate = project(&self.second, project(&self.first, x));
         if self.sigmoid { activation::sigmoid(gate) } else { gate }
     }
 }
@@ -77,15 +80,20 @@ impl Lightning {
     fn project(&self, x: Tensor<3>, position: usize) -> Projected {
         let [b, t, _] = x.dims();
         let (width, h) = (self.width(), self.heads);
-        let all = self.qkvu_proj.forward(x.clone());
-        let part = |index: usize| all.clone().narrow(2, index * width, width);
+        let all = project(&self.qkvu_proj, x.clone());
+        let ([q, k, v], own_gate) = if all.dims()[2] == 4 * width {
+            let [q, k, v, gate] = split(all, 2, [width; 4]);
+            ([q, k, v], Some(gate))
+        } else {
+            (split(all, 2, [width; 3]), None)
+        };
         let heads = |x: Tensor<3>| x.reshape([b, t, h, width / h]).swap_dims(1, 2);
-        let q = heads(self.activation.apply(part(0)));
-        let k = heads(self.activation.apply(part(1)));
-        let v = heads(self.value_activation.apply(part(2)));
+        let q = heads(self.activation.apply(q));
+        let k = heads(self.activation.apply(k));
+        let v = heads(self.value_activation.apply(v));
         let gate = match &self.gate {
             Some(gate) => Some(gate.forward(x)),
-            None => (all.dims()[2] == 4 * width).then(|| part(3)),
+            None => own_gate,
         };
         let (q, k) = match &self.lrpe {
             Some(lrpe) => lrpe.forward_pair(q, k, position),
@@ -97,10 +105,13 @@ impl Lightning {
     fn output(&self, attended: Tensor<4>, gate: Option<Tensor<3>>) -> Tensor<3> {
         let [b, _, t, _] = attended.dims();
         let y = self.norm.forward(attended.swap_dims(1, 2).reshape([b, t, self.width()]));
-        self.out_proj.forward(match gate {
-            Some(gate) => gate * y,
-            None => y,
-        })
+        project(
+            &self.out_proj,
+            match gate {
+                Some(gate) => gate * y,
+                None => y,
+            },
+        )
     }
 
     fn attend(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, initial_state: Option<Tensor<4>>) -> (Tensor<4>, Tensor<4>) {

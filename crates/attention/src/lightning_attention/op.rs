@@ -1,7 +1,10 @@
 use burn::tensor::{DType, Tensor};
 
 use super::{parallel::parallel_scan, reference};
-use crate::{Error, Result, blocks::decayed_product};
+use crate::{
+    Error, Result,
+    blocks::{Terms, cuts_sequences, decayed_product},
+};
 
 const OP: &str = "lightning_attention";
 
@@ -73,6 +76,11 @@ pub fn lightning_attention(
         None => Tensor::zeros([sequences, h, d_k, d_v], (&q.device(), wide)),
     };
     let [q, k, v] = [q, k, v].map(|x| x.cast(wide));
+    if options.variant == Variant::Tiled && ![b, h, t, d_k, d_v].contains(&0) && (options.cu_seqlens.is_none() || cuts_sequences(&q)) {
+        let terms = Terms { slopes: Some(slopes), scale: options.scale, block: options.block, bounds: options.cu_seqlens.as_deref() };
+        let (o, state) = decayed_product([q, k, v], Some(state), terms);
+        return Ok((o.cast(dtype), state));
+    }
     let q = if (options.scale - 1.0).abs() < f64::EPSILON { q } else { q * options.scale };
     let one = |q, k, v, state| one_batch(q, k, v, slopes, state, options.variant, options.block);
 
@@ -115,7 +123,7 @@ fn one_batch(
         return (Tensor::zeros([b, h, t, d_v], (&q.device(), q.dtype())), state);
     }
     match variant {
-        Variant::Tiled => decayed_product(q, k, v, Some(slopes), Some(state), block),
+        Variant::Tiled => decayed_product([q, k, v], Some(state), Terms { slopes: Some(slopes), scale: 1.0, block, bounds: None }),
         Variant::LeftProduct => reference::left_product(q, k, v, slopes, state),
         Variant::Recurrent => reference::recurrent(q, k, v, slopes, state),
         Variant::ParallelScan => {

@@ -9,7 +9,10 @@ use super::{
     op::{SoftmaxOptions, softmax_attention},
     state::SoftmaxState,
 };
-use crate::{Error, LayerPlace, Result, SequenceMixer, blocks::rotary};
+use crate::{
+    Error, LayerPlace, Result, SequenceMixer,
+    blocks::{project, rotary, split},
+};
 
 /// Configuration of [`SoftmaxAttention`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,9 +44,12 @@ impl SoftmaxAttentionConfig {
     /// The layer for width `d_model`.
     ///
     /// # Errors
-    /// If the heads do not divide the width, the key/value heads do not divide the heads, or a rotated head has an odd width.
+    /// If the width is 0, the heads do not divide it, the key/value heads do not divide the heads, or a rotated head has an odd width.
     pub fn init(&self, d_model: usize, _place: LayerPlace, device: &Device) -> Result<SoftmaxAttention> {
         const OP: &str = "softmax";
+        if d_model == 0 {
+            return Err(Error::argument(OP, "d_model", "at least 1", 0));
+        }
         if self.heads == 0 || !d_model.is_multiple_of(self.heads) {
             return Err(Error::argument(OP, "heads", format!("a divisor of d_model = {d_model}"), self.heads));
         }
@@ -86,10 +92,9 @@ impl SoftmaxAttention {
     fn project(&self, x: Tensor<3>, position: usize) -> [Tensor<4>; 3] {
         let [b, t, d] = x.dims();
         let width = d / self.heads;
-        let qkv = self.qkv_proj.forward(x).reshape([b, t, self.heads + 2 * self.kv_heads, width]);
+        let qkv = project(&self.qkv_proj, x).reshape([b, t, self.heads + 2 * self.kv_heads, width]);
         // Views, which the operation reads where they lie.
-        let part = |start: usize, heads: usize| qkv.clone().narrow(2, start, heads).swap_dims(1, 2);
-        let [q, k, v] = [part(0, self.heads), part(self.heads, self.kv_heads), part(self.heads + self.kv_heads, self.kv_heads)];
+        let [q, k, v] = split(qkv, 2, [self.heads, self.kv_heads, self.kv_heads]).map(|x| x.swap_dims(1, 2));
         match self.rotary_base {
             Some(base) => [rotary(q, position, base), rotary(k, position, base), v],
             None => [q, k, v],
@@ -105,7 +110,7 @@ impl SoftmaxAttention {
             ..Default::default()
         };
         let (o, _) = softmax_attention(q, k, v, options).expect("the projections give matching shapes");
-        self.out_proj.forward(o.swap_dims(1, 2).reshape([b, t, h * width]))
+        project(&self.out_proj, o.swap_dims(1, 2).reshape([b, t, h * width]))
     }
 }
 

@@ -54,12 +54,17 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         let text = generate(&model, tokenizer, &args.prompt, args.tokens, &sampling, &mut |_| {})?;
         return output.json(&json!({ "prompt": args.prompt, "text": text, "tokens": args.tokens, "seed": args.seed }));
     }
-    let mut result = output.stream(&args.prompt);
+    let mut result = Ok(());
+    // The prompt comes with the first piece: a prompt that is refused is no result.
+    let mut prompt = Some(args.prompt.as_str());
     generate(&model, tokenizer, &args.prompt, args.tokens, &sampling, &mut |piece| {
-        if result.is_ok() {
-            result = output.stream(piece);
+        for text in prompt.take().into_iter().chain([piece]) {
+            if result.is_ok() {
+                result = output.stream(text);
+            }
         }
     })?;
     result?;
+    output.stream(prompt.unwrap_or_default())?;
     output.data("")
 }

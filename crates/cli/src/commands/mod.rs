@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod completions;
+mod data;
 mod doctor;
 mod eval;
 mod generate;
@@ -21,6 +22,7 @@ pub(crate) enum Command {
     Eval(eval::Args),
     Generate(generate::Args),
     Bench(bench::Args),
+    Data(data::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
 }
@@ -33,6 +35,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Eval(args) => eval::run(&args, output),
         Command::Generate(args) => generate::run(&args, output),
         Command::Bench(args) => bench::run(&args, output),
+        Command::Data(args) => data::run(&args, output),
         Command::Doctor(args) => doctor::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),
     }

@@ -156,6 +156,37 @@ fn a_damaged_or_foreign_checkpoint_is_an_error() {
 }
 
 #[test]
+fn text_and_tokens_that_a_trained_model_does_not_know_are_errors() {
+    let place = Place::with_text(4000);
+    place.stdout(&["train", "tiny.toml", "--out", "run", "--set", "data.tokenizer=char"]);
+    let failure = place.failure(&["generate", "run", "--prompt", "the CAT"]);
+    assert!(failure.error.contains("'C'"), "{failure:?}");
+    place.write("other.txt", "zebra ".repeat(20));
+    let failure = place.failure(&["eval", "run", "--data", "other.txt"]);
+    assert!(failure.error.contains("'z'"), "{failure:?}");
+
+    // The data has changed since the run was started.
+    let text = place.read("text.txt");
+    place.write("text.txt", format!("{text} A new character!"));
+    let failure = place.failure(&["eval", "run"]);
+    assert!(failure.error.contains("'A'"), "{failure:?}");
+    let failure = place.failure(&["train", "--resume", "run"]);
+    assert!(failure.error.contains("the data has changed"), "{failure:?}");
+    // Fewer characters, in other places: the numbers are still those that the model was trained on.
+    place.write("text.txt", "the cat sat on the mat. ".repeat(100));
+    place.stdout(&["eval", "run"]);
+    place.write("text.txt", text);
+
+    // The tokeniser of another run.
+    place.stdout(&["train", "tiny.toml", "--out", "bytes"]);
+    fs::copy(place.path("bytes/tokenizer.json"), place.path("run/tokenizer.json")).unwrap();
+    for command in [&["eval", "run"][..], &["eval", "run", "--data", "other.txt"], &["generate", "run"], &["train", "--resume", "run"]] {
+        let failure = place.failure(command);
+        assert!(failure.error.contains("tokenizer.json: it has 256 tokens"), "{command:?}: {failure:?}");
+    }
+}
+
+#[test]
 fn a_folder_that_is_no_run_is_an_error() {
     let place = Place::with_text(4000);
     fs::create_dir(place.path("empty")).unwrap();

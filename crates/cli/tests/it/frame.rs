@@ -7,7 +7,7 @@ fn a_bare_command_shows_its_help_and_fails() {
     let output = Place::new().run(&[]);
     assert_eq!(output.status.code(), Some(2));
     let help = text(&output.stderr);
-    for command in ["list", "compare", "train", "eval", "generate", "bench", "doctor", "completions"] {
+    for command in ["list", "compare", "train", "eval", "generate", "bench", "data", "doctor", "completions"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {help}");
     }
 }
@@ -15,7 +15,7 @@ fn a_bare_command_shows_its_help_and_fails() {
 #[test]
 fn every_command_has_help_with_an_example() {
     let place = Place::new();
-    for command in ["list", "compare", "train", "eval", "generate", "bench"] {
+    for command in ["list", "compare", "train", "eval", "generate", "bench", "data"] {
         let help = place.stdout(&[command, "--help"]);
         assert!(help.contains("Examples:\n  regard "), "{help}");
         assert!(help.contains(&format!("Usage: regard {command}")), "{help}");
@@ -49,6 +49,20 @@ fn list_describes_mechanisms_in_json() {
 #[test]
 fn list_prints_the_page_of_a_mechanism() {
     assert_eq!(Place::new().stdout(&["list", "--page", "softmax"]).trim_end(), regard::registry::find("softmax").unwrap().page.trim_end());
+}
+
+#[test]
+fn data_sets_are_listed_with_what_to_do_for_them() {
+    let place = Place::new();
+    let table = place.stdout(&["data", "list"]);
+    let line = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {table}")).to_owned();
+    assert!(line("embedded").contains("in the program"), "{table}");
+    assert!(line("wikitext-2").contains("CC BY-SA 3.0") && line("wikitext-2").contains("regard data get wikitext-2"), "{table}");
+    let json = place.json(&["data", "list", "--json"]);
+    let shakespeare = json["data"].as_array().unwrap().iter().find(|set| set["name"] == "tinyshakespeare").unwrap();
+    assert!(shakespeare["path"].is_null() && shakespeare["files"][0]["bytes"] == 1_115_394, "{shakespeare}");
+    let failure = place.failure(&["data", "get", "tinyshakespear"]);
+    assert_eq!((failure.code, failure.hint.contains("`tinyshakespeare`")), (2, true), "{failure:?}");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 use burn::{
     module::Module,
     nn::{Dropout, Embedding, Linear},
-    tensor::{Bool, Int, Tensor, module::linear},
+    tensor::{Bool, Int, Tensor},
 };
 use regard::{
     Error, MixerMemory, MixerState, Result, SequenceMixer,
-    blocks::{Norm, cross_entropy},
+    blocks::{Norm, cross_entropy, linear, project},
 };
 
 use super::block::Block;
@@ -36,6 +36,8 @@ pub struct DecoderState {
     pub layers: Vec<MixerState>,
     /// Number of tokens taken in so far.
     pub position: usize,
+    /// Number of sequences.
+    pub batch: usize,
 }
 
 impl DecoderState {
@@ -47,7 +49,8 @@ impl DecoderState {
     /// The states of the sequences `indices`, in that order.
     #[must_use]
     pub fn select(&self, indices: &Tensor<1, Int>) -> Self {
-        Self { layers: self.layers.iter().map(|s| s.select(indices)).collect(), position: self.position }
+        let layers = self.layers.iter().map(|s| s.select(indices)).collect();
+        Self { layers, position: self.position, batch: indices.dims()[0] }
     }
 }
 
@@ -77,16 +80,17 @@ impl Decoder {
 
     /// The state before the first token of `batch` sequences.
     pub fn state(&self, batch: usize) -> DecoderState {
-        DecoderState { layers: self.blocks.iter().map(|b| b.mixer.state(batch)).collect(), position: 0 }
+        DecoderState { layers: self.blocks.iter().map(|b| b.mixer.state(batch)).collect(), position: 0, batch }
     }
 
-    /// Takes in the next tokens `ids` `[B, T]` and returns the logits at each of them.
+    /// Takes in the next tokens `ids` `[B, T]` and returns the logits at each of them. It waits for the ids, which are checked.
     ///
     /// # Errors
-    /// If the learned positions end before these tokens do.
+    /// If the learned positions end before these tokens do, an id is outside the vocabulary, or the state is that of another model or
+    /// of another number of sequences.
     pub fn prefill(&self, ids: Tensor<2, Int>, state: &mut DecoderState) -> Result<Tensor<3>> {
         let [_, t] = ids.dims();
-        self.check_position(state.position + t)?;
+        self.check(&ids, state)?;
         let mut x = self.embed(ids, state.position);
         for (block, layer) in self.blocks.iter().zip(&mut state.layers) {
             x = block.prefill(x, layer);
@@ -98,10 +102,11 @@ impl Decoder {
     /// Takes in one token per sequence, `ids` `[B]`, and returns the logits `[B, vocab]` of the next.
     ///
     /// # Errors
-    /// If the learned positions have ended.
+    /// As [`prefill`](Self::prefill).
     pub fn step(&self, ids: Tensor<1, Int>, state: &mut DecoderState) -> Result<Tensor<2>> {
-        self.check_position(state.position + 1)?;
-        let mut x = self.embed(ids.unsqueeze_dim(1), state.position).squeeze_dim::<2>(1);
+        let ids = ids.unsqueeze_dim(1);
+        self.check(&ids, state)?;
+        let mut x = self.embed(ids, state.position).squeeze_dim::<2>(1);
         for (block, layer) in self.blocks.iter().zip(&mut state.layers) {
             x = block.step(x, layer);
         }
@@ -148,20 +153,35 @@ impl Decoder {
     fn logits(&self, x: Tensor<3>) -> Tensor<3> {
         let x = self.norm.forward(x);
         match &self.head {
-            Some(head) => head.forward(x),
+            Some(head) => project(head, x),
             None => linear(x, self.embedding.weight.val().transpose(), None),
         }
     }
 
-    fn check_position(&self, end: usize) -> Result<()> {
-        match &self.positions {
-            Some(table) if end > table.weight.lazy_shape().dims::<2>()[0] => Err(Error::argument(
-                "decoder",
-                "ids",
-                format!("within the {} learned positions", table.weight.lazy_shape().dims::<2>()[0]),
-                format!("{end} tokens"),
-            )),
-            _ => Ok(()),
+    fn check(&self, ids: &Tensor<2, Int>, state: &DecoderState) -> Result<()> {
+        const OP: &str = "decoder";
+        let [b, t] = ids.dims();
+        if b != state.batch {
+            return Err(Error::argument(OP, "state", format!("that of {b} sequences, as `ids`"), format!("that of {}", state.batch)));
+        }
+        let kinds = |kinds: Vec<&str>| format!("of layers {}", kinds.join(", "));
+        let (want, got) = (self.blocks.iter().map(|b| b.mixer.kind()).collect(), state.layers.iter().map(MixerState::kind).collect());
+        if want != got {
+            return Err(Error::argument(OP, "state", kinds(want), kinds(got)));
+        }
+        let end = state.position + t;
+        if let Some(positions) = self.positions.as_ref().map(rows).filter(|positions| end > *positions) {
+            return Err(Error::argument(OP, "ids", format!("within the {positions} learned positions"), format!("{end} tokens")));
+        }
+        let vocab = rows(&self.embedding);
+        match ids.to_data().iter::<i64>().find(|id| !(0..vocab as i64).contains(id)) {
+            Some(id) => Err(Error::argument(OP, "ids", format!("below the {vocab} tokens of the vocabulary"), id)),
+            None => Ok(()),
         }
     }
+}
+
+fn rows(table: &Embedding) -> usize {
+    let [rows, _] = table.weight.lazy_shape().dims();
+    rows
 }

@@ -44,6 +44,32 @@ fn decoding_past_the_learned_positions_is_an_error() {
 }
 
 #[test]
+fn ids_outside_the_vocabulary_are_errors_and_leave_the_state_alone() {
+    let model = config("flow").init(&cpu()).unwrap();
+    let mut state = model.state(1);
+    for (wrong, shown) in [(17, "17"), (-1, "-1")] {
+        let want = format!("decoder: `ids` must be below the 17 tokens of the vocabulary, got {shown}");
+        assert_eq!(model.prefill(ids(&[3, wrong, 5]), &mut state).unwrap_err().to_string(), want);
+        assert_eq!(model.step(Tensor::from_data([wrong], &cpu()), &mut state).unwrap_err().to_string(), want);
+    }
+    assert_eq!(state.position, 0);
+    model.prefill(ids(&[0, 16]), &mut state).unwrap();
+}
+
+#[test]
+fn a_state_of_another_batch_or_model_is_an_error() {
+    let model = config("flow").init(&cpu()).unwrap();
+    let mut state = model.state(3);
+    let error = model.prefill(ids(&[1]), &mut state).unwrap_err().to_string();
+    assert_eq!(error, "decoder: `state` must be that of 1 sequences, as `ids`, got that of 3");
+    let mut one = state.select(&Tensor::from_data([2], &cpu()));
+    model.prefill(ids(&[1]), &mut one).unwrap();
+    let mut foreign = config("softmax").init(&cpu()).unwrap().state(1);
+    let error = model.step(Tensor::from_data([1], &cpu()), &mut foreign).unwrap_err().to_string();
+    assert_eq!(error, "decoder: `state` must be of layers flow, flow, got of layers softmax, softmax");
+}
+
+#[test]
 fn a_config_without_mixers_is_an_error() {
     let error = DecoderConfig { mixers: vec![], ..config("softmax") }.init(&cpu()).unwrap_err();
     assert_eq!(error.to_string(), "decoder: `mixers` must be a list of at least one mixer, got []");

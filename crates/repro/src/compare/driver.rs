@@ -8,7 +8,7 @@ use regard_train::{StepCost, Task, TaskConfig, Tokenizer, measure_step};
 
 use super::{
     Budget, CandidateResult, CompareConfig, CompareEvent, Comparison, Context, SeedResult,
-    report::report,
+    report::{report, write_plots},
     result::{read_json, write_json, write_whole},
     runs::{Runs, run_folder},
     scaling,
@@ -20,6 +20,7 @@ const CONFIG: &str = "compare.toml";
 const SCALING: &str = "scaling.json";
 const COMPARISON: &str = "comparison.json";
 const REPORT: &str = "report.html";
+const PLOTS: &str = "plots";
 /// Shares of a budget in seconds: measuring cost against length, and what starts, ends and goes wrong.
 const SCALING_SHARE: f64 = 0.25;
 const SPARE_SHARE: f64 = 0.05;
@@ -208,6 +209,9 @@ impl<'a> Driver<'a> {
         write_json(&self.out.join(COMPARISON), &comparison)?;
         let path = self.out.join(REPORT);
         write_whole(&path, &report(&comparison, &self.config, &self.out)?)?;
+        if complete {
+            write_plots(&comparison, &self.out, &self.out.join(PLOTS))?;
+        }
         self.context.emit(&CompareEvent::Written { path: &path });
         Ok(comparison)
     }

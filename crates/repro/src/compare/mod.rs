@@ -2,7 +2,7 @@
 //!
 //! [`compare()`] makes a folder: `compare.toml`, complete and ready to run again; `runs/`, one folder of `regard-train` per candidate and
 //! seed; `scaling.json`, cost against length; `comparison.json`, all numbers; `report.html`, all of it for people. The last two are
-//! written anew after every run, so that they show what there is whenever it ends.
+//! written anew after every run, so that they show what there is whenever it ends. `plots/` holds the plots of the page as files.
 
 mod choice;
 mod config;

@@ -37,6 +37,16 @@ pub fn report(comparison: &Comparison, config: &CompareConfig, out: &Path) -> Re
     Ok(page(&title(comparison), &lead(comparison), &body))
 }
 
+/// The plots of the page as files in a folder, for other pages.
+///
+/// # Errors
+/// If the metrics of a run cannot be read, or the folder cannot be written.
+pub(super) fn write_plots(comparison: &Comparison, out: &Path, folder: &Path) -> Result<()> {
+    let mut plots = quality(comparison, &curves(comparison, out)?);
+    plots.extend(comparison.scaling.iter().flat_map(cost));
+    Ok(regard_train::report::write_plots(folder, &plots)?)
+}
+
 fn title(c: &Comparison) -> String {
     let names: Vec<_> = c.candidates.iter().map(|c| c.mixer.as_str()).collect();
     let names = match names.as_slice() {

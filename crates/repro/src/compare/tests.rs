@@ -126,6 +126,10 @@ fn a_comparison_leaves_a_folder_that_explains_itself() {
         assert!((candidate["val_loss"].as_f64().unwrap().exp() - candidate["perplexity"].as_f64().unwrap()).abs() < 1e-9);
     }
 
+    for plot in ["validation-loss-against-tokens", "validation-loss-against-time", "time-against-length"] {
+        assert!(fs::read_to_string(out.join(format!("plots/{plot}.svg"))).unwrap().contains("softmax"), "{plot}");
+    }
+
     let html = fs::read_to_string(out.join("report.html")).unwrap();
     assert_well_formed(&html);
     for resource in ["http://", "https://", "src=", "<link", "@import", "url("] {

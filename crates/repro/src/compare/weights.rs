@@ -1,5 +1,5 @@
 use burn::tensor::Device;
-use regard::MixerConfig;
+use regard::{MixerConfig, softmax_attention::SoftmaxAttentionConfig};
 use regard_models::DecoderConfig;
 
 use super::{Candidate, CompareConfig};
@@ -28,7 +28,9 @@ pub struct MatchedCandidate {
 /// # Errors
 /// If a mixer rejects the size, or has so many weights that the channel mixers would vanish, or two candidates differ by more than 2 %.
 pub(super) fn match_weights(config: &CompareConfig, vocab: usize) -> Result<Vec<MatchedCandidate>> {
-    let yardstick = Candidate { name: "softmax".into(), mixers: MixerConfig::named("softmax", 1).into_iter().collect() };
+    // One head without positions fits any width, and has the weights of any number of heads.
+    let attention = SoftmaxAttentionConfig { rotary_base: None, ..SoftmaxAttentionConfig::new(1) };
+    let yardstick = Candidate { name: "softmax".into(), mixers: vec![MixerConfig::Softmax(attention)] };
     let usual = DecoderConfig::new(vocab, config.size.d_model, config.size.layers, Vec::new(), config.context).d_ff;
     let target = weights(&config.model(&yardstick, vocab, usual))?;
     let matched: Vec<_> = config.candidates.iter().map(|c| match_one(config, c, vocab, target)).collect::<Result<_>>()?;
@@ -43,7 +45,12 @@ pub(super) fn match_weights(config: &CompareConfig, vocab: usize) -> Result<Vec<
 fn match_one(config: &CompareConfig, candidate: &Candidate, vocab: usize, target: usize) -> Result<MatchedCandidate> {
     let narrow = config.model(candidate, vocab, 1);
     let per_unit = config.size.layers * narrow.mlp.weights_per_unit(config.size.d_model);
-    let fixed = weights(&narrow)? - per_unit;
+    let unfit = |error: regard::Error| {
+        let text = error.to_string();
+        let rule = text.split_once(": ").map_or(text.as_str(), |(_, rule)| rule).to_owned();
+        Error::Size { size: config.size, candidate: candidate.name.clone(), rule }
+    };
+    let fixed = weights(&narrow).map_err(unfit)? - per_unit;
     if fixed + per_unit > target {
         return Err(Error::Unmatched { candidate: candidate.name.clone(), target, fixed });
     }
@@ -59,7 +66,7 @@ fn match_one(config: &CompareConfig, candidate: &Candidate, vocab: usize, target
 }
 
 /// Counts the weights of a model by building it: no formula can be wrong.
-fn weights(model: &DecoderConfig) -> Result<usize> {
+fn weights(model: &DecoderConfig) -> regard::Result<usize> {
     Ok(model.init(&Device::flex())?.params())
 }
 
@@ -95,8 +102,19 @@ mod tests {
     }
 
     #[test]
-    fn a_mixer_that_rejects_the_size_says_why() {
-        let error = matched(Size { d_model: 30, layers: 1, heads: 4 }, &["softmax"]).unwrap_err();
-        assert_eq!(error.to_string(), "softmax: `heads` must be a divisor of d_model = 30, got 4");
+    fn a_size_that_a_candidate_cannot_have_is_named_with_the_candidate_and_the_rule() {
+        let error = |d_model, heads, name| matched(Size { d_model, layers: 1, heads }, &[name]).unwrap_err();
+        let indivisible = error(30, 4, "lightning");
+        assert_eq!(
+            indivisible.to_string(),
+            "the size D=30,L=1,H=4 does not fit the mixer `lightning`: `heads` must be a divisor of d_model = 30, got 4"
+        );
+        assert!(indivisible.hint().unwrap().starts_with("H must divide D"));
+        let odd = error(33, 1, "softmax").to_string();
+        assert_eq!(
+            odd,
+            "the size D=33,L=1,H=1 does not fit the mixer `softmax`: `heads` must be such that d_model / heads is even for rotary positions, got 1"
+        );
+        matched(Size { d_model: 33, layers: 1, heads: 3 }, &["flow", "kimi_delta"]).unwrap();
     }
 }

@@ -16,9 +16,26 @@ pub(super) enum Source {
     Path(PathBuf),
 }
 
+/// Where a data set that is known by name lies on this machine, if it does.
+pub fn locate(name: &str) -> Option<PathBuf> {
+    match find(name) {
+        Ok(Source::Named { path, .. }) => Some(path),
+        _ => None,
+    }
+}
+
+/// The folder of the user's cache that data sets are fetched into; nothing where the system has none.
+pub fn cache() -> Option<PathBuf> {
+    cache_in(&environment)
+}
+
+fn environment(key: &str) -> Option<PathBuf> {
+    env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
 /// Finds a source: a known name in `$REGARD_DATA`, then in the user's cache; else a path.
 pub(super) fn find(source: &str) -> Result<Source> {
-    find_in(source, &folders(|key| env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from)))
+    find_in(source, &folders(environment))
 }
 
 fn find_in(source: &str, folders: &[PathBuf]) -> Result<Source> {
@@ -43,8 +60,12 @@ fn find_in(source: &str, folders: &[PathBuf]) -> Result<Source> {
 }
 
 fn folders(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    [variable("REGARD_DATA"), cache_in(&variable)].into_iter().flatten().collect()
+}
+
+fn cache_in(variable: &impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache"))).or_else(|| variable("LOCALAPPDATA"));
-    [variable("REGARD_DATA"), cache.map(|c| c.join("regard"))].into_iter().flatten().collect()
+    cache.map(|folder| folder.join("regard"))
 }
 
 #[cfg(test)]

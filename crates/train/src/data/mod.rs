@@ -10,11 +10,13 @@
 //! Any other source is a path. A folder with files or folders named for splits (`train.txt`, `wiki.valid.tokens`, `test/`, …) is taken
 //! as it is; any other folder is read in the order of its file names, and the end of the text validates.
 
+mod download;
 mod embedded;
 mod files;
 mod lookup;
 
-pub use lookup::NAMES;
+pub use download::{DATA_SETS, DataSet, RemoteFile, download};
+pub use lookup::{NAMES, cache, locate};
 
 use serde::{Deserialize, Serialize};
 

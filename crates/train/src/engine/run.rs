@@ -45,8 +45,13 @@ impl Run {
         let tokenizer = match config.task {
             TaskConfig::Lm(_) if tokenizer.is_file() => {
                 let text = fs::read_to_string(&tokenizer).map_err(Error::read(&tokenizer))?;
-                let parsed = serde_json::from_str(&text);
-                Some(parsed.map_err(|e| Error::Tokenizer { name: tokenizer.display().to_string(), message: e.to_string() })?)
+                let unfit = |message: String| Error::Tokenizer { name: tokenizer.display().to_string(), message };
+                let parsed: Tokenizer = serde_json::from_str(&text).map_err(|e| unfit(e.to_string()))?;
+                let (known, vocab) = (parsed.vocab(), config.model.vocab);
+                if known != vocab {
+                    return Err(unfit(format!("it has {known} tokens, the model of the run {vocab}")));
+                }
+                Some(parsed)
             }
             TaskConfig::Lm(_) => return Err(Error::NotARun { path: dir.into(), missing: TOKENIZER }),
             TaskConfig::Recall(_) => None,
@@ -129,7 +134,8 @@ impl Run {
     /// # Errors
     /// As [`model`](Self::model), or if the data or the split is not there.
     pub fn evaluate(&self, device: &Device, split: Split, tokens: usize) -> Result<Evaluation> {
-        let task = Task::load(&self.config)?;
+        let task = Task::load_with(&self.config, self.tokenizer.as_ref())?;
+        self.check_vocab(&task)?;
         let (batches, bytes) = task.evaluation(split, tokens, self.batch(), self.config.model.context)?;
         Ok(evaluate(&self.model(device)?, &batches, bytes, task.ignore(), device))
     }
@@ -146,6 +152,16 @@ impl Run {
         }
         let (batches, bytes) = windows(&encoded, tokens, self.batch(), self.config.model.context);
         Ok(evaluate(&self.model(device)?, &batches, Some(bytes), None, device))
+    }
+
+    /// The task must have the tokens that the model was built for.
+    pub(super) fn check_vocab(&self, task: &Task) -> Result<()> {
+        let vocab = self.config.model.vocab;
+        if task.vocab() == vocab {
+            return Ok(());
+        }
+        let want = format!("of {vocab} different tokens, as when the run was started: the data has changed");
+        Err(Error::value("data", want, task.vocab()))
     }
 
     fn batch(&self) -> usize {

@@ -100,10 +100,7 @@ impl Trainer {
         };
         let checkpoint = run.last_checkpoint()?;
         let task = Task::load(config)?;
-        if task.vocab() != config.model.vocab {
-            let want = format!("{}, as when the run was started: the data has changed", config.model.vocab);
-            return Err(Error::value("data", want, format!("text of {} different tokens", task.vocab())));
-        }
+        run.check_vocab(&task)?;
         let mut learner = Learner::new(config, device)?;
         let (mut step, mut seconds) = (0, 0.0);
         if let Some(checkpoint) = checkpoint {

@@ -1,6 +1,6 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-const STYLE: &str = include_str!("page.css");
+const STYLE: &str = concat!(include_str!("plot.css"), include_str!("page.css"));
 
 /// One self-contained HTML page: style sheet inside, no script, nothing fetched; light and dark, for phones and for print.
 pub fn page(title: &str, lead: &str, body: &Markup) -> String {

@@ -55,9 +55,9 @@ pub struct Series {
 }
 
 /// Units of the drawing per pixel: `plotters` draws on whole numbers, which would show as steps in a curve.
-const FINE: i32 = 10;
-const WIDTH: i32 = 460 * FINE;
-const HEIGHT: i32 = 300 * FINE;
+pub(super) const FINE: i32 = 10;
+pub(super) const WIDTH: i32 = 460 * FINE;
+pub(super) const HEIGHT: i32 = 300 * FINE;
 /// More markers than this on one line would hide it.
 const MARKERS: usize = 12;
 
@@ -93,19 +93,24 @@ impl Plot {
     /// # Panics
     /// Never: drawing into a string succeeds.
     pub fn svg(&self) -> String {
+        let label = format!("{}: {} against {}", self.title, self.y.label, self.x.label);
+        let svg = html! {
+            svg.plot viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(label) { (PreEscaped(self.drawing())) }
+        };
+        svg.into_string()
+    }
+
+    /// The elements of the drawing.
+    pub(super) fn drawing(&self) -> String {
         let mut svg = String::new();
         {
             let root = SVGBackend::with_string(&mut svg, (WIDTH as u32, HEIGHT as u32)).into_drawing_area();
             self.draw(&root);
             root.present().expect(INTO_STRING);
         }
-        // The element's own head has a size in pixels; this one takes the width of the page.
+        // The element's own head has a size in pixels; another one is put around what is in it.
         let drawing = svg.split_once('>').map_or("", |(_, rest)| rest).trim_end().trim_end_matches("</svg>");
-        let label = format!("{}: {} against {}", self.title, self.y.label, self.x.label);
-        let svg = html! {
-            svg.plot viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(label) { (PreEscaped(classes(drawing))) }
-        };
-        svg.into_string()
+        classes(drawing)
     }
 
     fn visible<'s>(&'s self, series: &'s Series) -> impl Iterator<Item = (usize, (f64, f64))> + 's {
@@ -187,17 +192,23 @@ fn text<'a>(h: HPos, v: VPos) -> TextStyle<'a> {
     TextStyle { color: Role::Text.color().to_backend_color(), ..style }
 }
 
+/// Size of the sample of a series in a legend.
+pub(super) const KEY: (i32, i32) = (34 * FINE, 12 * FINE);
+
 /// The sample of a series in the legend: a piece of line with its marker.
 fn key(series: &Series) -> Markup {
-    let (width, height) = (34 * FINE, 12 * FINE);
+    html! { svg.key viewBox=(format!("0 0 {} {}", KEY.0, KEY.1)) aria-hidden="true" { (key_drawing(series)) } }
+}
+
+/// The elements of [`key`].
+pub(super) fn key_drawing(series: &Series) -> Markup {
+    let (width, height) = KEY;
     let style = series.style % STYLES;
     let line = if series.faint { "faint" } else { "line" };
     let corners: Vec<_> = marker(style, (width / 2, height / 2), 4 * FINE).iter().map(|(x, y)| format!("{x},{y}")).collect();
     html! {
-        svg.key viewBox=(format!("0 0 {width} {height}")) aria-hidden="true" {
-            line class=(format!("{line} s{style}")) x1="0" x2=(width) y1=(height / 2) y2=(height / 2) {}
-            @if !series.faint { polygon class=(format!("mark s{style}")) points=(corners.join(" ")) {} }
-        }
+        line class=(format!("{line} s{style}")) x1="0" x2=(width) y1=(height / 2) y2=(height / 2) {}
+        @if !series.faint { polygon class=(format!("mark s{style}")) points=(corners.join(" ")) {} }
     }
 }
 

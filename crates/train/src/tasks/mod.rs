@@ -111,6 +111,15 @@ impl Task {
     /// # Errors
     /// If the data cannot be read, is too short for the context, or the task's configuration is invalid.
     pub fn load(config: &RunConfig) -> Result<Self> {
+        Self::load_with(config, None)
+    }
+
+    /// As [`load`](Self::load), with the tokeniser that a run has already, if any: its numbers are those of the model, whatever the data
+    /// have become since.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), or if the tokeniser does not know a character of the text.
+    pub(crate) fn load_with(config: &RunConfig, tokenizer: Option<&Tokenizer>) -> Result<Self> {
         let context = config.model.context;
         match &config.task {
             TaskConfig::Lm(_) => {
@@ -118,7 +127,10 @@ impl Task {
                     return Err(Error::value("data", "given for the task `lm`", "nothing"));
                 };
                 let corpus = data::load(source)?;
-                let tokenizer = Tokenizer::named(source.tokenizer.as_deref().unwrap_or(corpus.tokenizer), &corpus)?;
+                let tokenizer = match tokenizer {
+                    Some(tokenizer) => tokenizer.clone(),
+                    None => Tokenizer::named(source.tokenizer.as_deref().unwrap_or(corpus.tokenizer), &corpus)?,
+                };
                 Ok(Self::Lm(Language::new(&corpus, tokenizer, context)?))
             }
             TaskConfig::Recall(recall) if config.data.is_none() => Ok(Self::Recall(Recall::new(recall, context)?)),

@@ -1,96 +1,97 @@
 #[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
 use burn::backend::Cube;
-use burn::backend::{
-    Autodiff, Backend, Flex,
-    autodiff::{
-        NodeId,
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-        grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
-    },
-    backend_extension,
-    tensor::FloatTensor,
+use burn::{
+    backend::{Backend, ExtensionType, Flex, backend_extension, tensor::FloatTensor},
+    tensor::DType,
 };
 
-use super::{Plan, passes};
-use crate::blocks::raw::Raw;
+use super::{Plan, cpu, passes};
+use crate::blocks::{Maybe, raw::Raw};
 
-/// The two passes of [`decayed_product`](super::decayed_product) as operations of a backend.
+/// What the product reads; shapes as in [`decayed_product`](super::decayed_product()).
+#[derive(Clone, Debug, ExtensionType)]
+pub(crate) struct Inputs<B: Backend> {
+    /// `[B, H, T, K]`
+    pub(crate) q: FloatTensor<B>,
+    /// `[B, H, T, K]`
+    pub(crate) k: FloatTensor<B>,
+    /// `[B, H, T, V]`
+    pub(crate) v: FloatTensor<B>,
+    /// `[S, H, K, V]`
+    pub(crate) state: FloatTensor<B>,
+}
+
+/// The cotangents of output and final state; none for zeros.
+#[derive(Clone, Debug, ExtensionType)]
+pub(crate) struct Cotangents<B: Backend> {
+    /// Of the output.
+    #[extension_type]
+    pub(crate) o: Maybe<B>,
+    /// Of the final state.
+    #[extension_type]
+    pub(crate) state: Maybe<B>,
+}
+
+/// Gradients of the inputs, those that were asked for.
+#[derive(Clone, Debug, ExtensionType)]
+pub(crate) struct InputGradients<B: Backend> {
+    /// Of the queries.
+    #[extension_type]
+    pub(crate) q: Maybe<B>,
+    /// Of the keys.
+    #[extension_type]
+    pub(crate) k: Maybe<B>,
+    /// Of the values.
+    #[extension_type]
+    pub(crate) v: Maybe<B>,
+    /// Of the state.
+    #[extension_type]
+    pub(crate) state: Maybe<B>,
+}
+
+/// The two passes of [`decayed_product`](super::decayed_product()) as operations of a backend. Both have a body in tensor operations
+/// that runs on any backend; Flex replaces it for f32 by fused kernels, which alone know packed sequences. `Autodiff` joins the two.
 #[backend_extension(
     Flex,
     Cube: cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm")),
     Autodiff
 )]
 pub(crate) trait DecayedProduct: Backend {
-    /// Output `[B, H, T, V]` and final state `[B, H, K, V]` in one tensor, joined on axis 2: an operation has one result for automatic
-    /// differentiation.
-    fn decayed_product(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        state: FloatTensor<Self>,
-        plan: Plan,
-    ) -> FloatTensor<Self> {
-        passes::forward::<Self>([Raw(q), Raw(k), Raw(v)], Raw(state), &plan).0
+    /// Output `[B, H, T, V]` and final state `[S, H, K, V]`.
+    fn decayed_product(#[extension_type] inputs: Inputs<Self>, plan: Plan) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let Inputs { q, k, v, state } = inputs;
+        let (o, state) = passes::forward::<Self>([Raw(q), Raw(k), Raw(v)], Raw(state), &plan);
+        (o.0, state.0)
     }
 
-    /// Gradients of `q`, `k`, `v` and `state` from `grad`, the gradient of the joined result.
+    /// Gradients of `q`, `k`, `v` and `state`, those that are `wanted`.
     fn decayed_product_backward(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        state: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
+        #[extension_type] inputs: Inputs<Self>,
         plan: Plan,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [dq, dk, dv, ds] = passes::backward::<Self>([Raw(q), Raw(k), Raw(v)], Raw(state), Raw(grad), &plan);
-        (dq.0, dk.0, dv.0, ds.0)
+        #[extension_type] cotangents: Cotangents<Self>,
+        wanted: [bool; 4],
+    ) -> InputGradients<Self> {
+        passes::backward::<Self>(inputs, cotangents, &plan, wanted)
     }
 }
 
-impl DecayedProduct for Flex {}
+impl DecayedProduct for Flex {
+    fn decayed_product(inputs: Inputs<Self>, plan: Plan) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if inputs.q.dtype() == DType::F32 {
+            return cpu::forward(inputs, &plan);
+        }
+        let Inputs { q, k, v, state } = inputs;
+        let (o, state) = passes::forward::<Self>([Raw(q), Raw(k), Raw(v)], Raw(state), &plan);
+        (o.0, state.0)
+    }
+
+    fn decayed_product_backward(inputs: Inputs<Self>, plan: Plan, cotangents: Cotangents<Self>, wanted: [bool; 4]) -> InputGradients<Self> {
+        if inputs.q.dtype() == DType::F32 {
+            return cpu::backward(inputs, cotangents, &plan, wanted);
+        }
+        passes::backward::<Self>(inputs, cotangents, &plan, wanted)
+    }
+}
 
 #[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
 impl DecayedProduct for Cube {}
-
-impl<B: DecayedProduct, C: CheckpointStrategy> DecayedProduct for Autodiff<B, C> {
-    fn decayed_product(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        state: FloatTensor<Self>,
-        plan: Plan,
-    ) -> FloatTensor<Self> {
-        let nodes = [q.node(), k.node(), v.node(), state.node()];
-        let run = |[q, k, v, state]: [FloatTensor<Self>; 4], plan| {
-            B::decayed_product(q.into_primitive(), k.into_primitive(), v.into_primitive(), state.into_primitive(), plan)
-        };
-        match Node.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(mut prep) => {
-                let saved = [&q, &k, &v, &state].map(|x| prep.checkpoint(x));
-                prep.finish((saved, plan.clone()), run([q, k, v, state], plan))
-            }
-            OpsKind::UnTracked(prep) => prep.finish(run([q, k, v, state], plan)),
-        }
-    }
-}
-
-/// The backward step of the product.
-#[derive(Debug)]
-struct Node;
-
-impl<B: DecayedProduct> Backward<B, 4> for Node {
-    type State = ([NodeId; 4], Plan);
-
-    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let (saved, plan) = ops.state;
-        let grad = grads.consume::<B>(&ops.node);
-        let [q, k, v, state] = saved.map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id));
-        let (dq, dk, dv, ds) = B::decayed_product_backward(q, k, v, state, grad, plan);
-        for (parent, gradient) in ops.parents.into_iter().zip([dq, dk, dv, ds]) {
-            if let Some(parent) = parent {
-                grads.register::<B>(parent.id, gradient);
-            }
-        }
-    }
-}

@@ -12,8 +12,12 @@ const GROUP: usize = 16;
 pub(crate) struct Plan {
     /// −ln λ of each head; `None` = no decay.
     pub(super) slopes: Option<Arc<[f64]>>,
+    /// Factor on `q · k`.
+    pub(super) scale: f64,
     /// Tokens per block.
     pub(super) block: usize,
+    /// Bounds of the sequences in a batch of one; `None` = one sequence per batch.
+    pub(super) bounds: Option<Arc<[usize]>>,
 }
 
 /// `blocks` blocks of `block` tokens, from token `start` on.
@@ -44,7 +48,7 @@ impl Plan {
         for span in self.spans(t) {
             let factors = match groups.last() {
                 Some((last, factors)) if (last.blocks, last.block) == (span.blocks, span.block) => factors.clone(),
-                _ => Factors::new(self.slopes.as_deref(), span, like),
+                _ => Factors::new(self, span, like),
             };
             groups.push((span, factors));
         }
@@ -54,9 +58,9 @@ impl Plan {
 
 /// Powers of the decay that a group of n blocks of C tokens needs. All are `exp(-slope·i)` for a whole i ≥ 0, computed in f64.
 pub(super) struct Factors<B: Backend> {
-    /// λ^(i-j) for i ≥ j, else 0: what query i sees of key j. `[1, H, 1, C, C]`
+    /// scale · λ^(i-j) for i ≥ j, else 0: what query i sees of key j. `[1, H, 1, C, C]`
     pub(super) inside: Raw<B>,
-    /// λ^(i+1): what query i sees of the state before its block. `[1, H, 1, C, 1]`
+    /// scale · λ^(i+1): what query i sees of the state before its block. `[1, H, 1, C, 1]`
     read: Option<Raw<B>>,
     /// λ^(C-1-i): what is left of key i after its block. `[1, H, 1, C, 1]`
     write: Option<Raw<B>>,
@@ -72,24 +76,27 @@ impl<B: Backend> Clone for Factors<B> {
 }
 
 impl<B: Backend> Factors<B> {
-    fn new(slopes: Option<&[f64]>, Span { blocks: n, block: c, .. }: Span, like: &Raw<B>) -> Self {
+    fn new(plan: &Plan, Span { blocks: n, block: c, .. }: Span, like: &Raw<B>) -> Self {
+        let (slopes, scale) = (plan.slopes.as_deref(), plan.scale);
         let heads = slopes.unwrap_or(&[0.0]);
         let h = heads.len();
         let each = |power: &dyn Fn(f64) -> Vec<f64>| heads.iter().flat_map(|&slope| power(slope)).collect::<Vec<_>>();
-        let inside = each(&|slope| lower_triangle(slope, c));
+        let inside = each(&|slope| lower_triangle(slope, c).into_iter().map(|x| scale * x).collect());
         let across = each(&|slope| lower_triangle(slope * c as f64, n + 1));
-        let read = each(&|slope| (1..=c).map(|i| power(slope, i)).collect());
+        let read = each(&|slope| (1..=c).map(|i| scale * power(slope, i)).collect());
         let write = each(&|slope| (0..c).rev().map(|i| power(slope, i)).collect());
-        let column = |values| slopes.map(|_| Raw::constant(values, [1, h, 1, c, 1], like));
+        let column = |values, plain: bool| (!plain).then(|| Raw::constant(values, [1, h, 1, c, 1], like));
+        #[allow(clippy::float_cmp, reason = "exactly 1 where there is no scale")]
+        let scaled = scale != 1.0;
         Self {
             inside: Raw::constant(inside, [1, h, 1, c, c], like),
-            read: column(read),
-            write: column(write),
+            read: column(read, slopes.is_none() && !scaled),
+            write: column(write, slopes.is_none()),
             across: Raw::constant(across, [1, h, n + 1, n + 1], like),
         }
     }
 
-    /// Rows i times λ^(i+1).
+    /// Rows i times scale · λ^(i+1).
     pub(super) fn read(&self, x: Raw<B>) -> Raw<B> {
         scaled(x, self.read.as_ref())
     }

@@ -1,5 +1,7 @@
 //! The causal product with a fixed decay per head, in blocks: what Lightning Attention and causal Flow attention compute.
 
+mod autodiff;
+mod cpu;
 mod extension;
 mod factors;
 mod passes;
@@ -9,39 +11,56 @@ use burn::{
     tensor::{DType, Tensor},
 };
 
-use extension::DecayedProduct;
+use super::kernel::on_cpu;
+use extension::{DecayedProduct, Inputs};
 pub(crate) use factors::Plan;
 
 /// The causal product with one decay per head, in blocks of `block` tokens:
-/// `o_t = Σ_{s≤t} λ^(t-s) (q_t · k_s) v_s + λ^t q_t S_0` (t from 1), without a T×T matrix and without a running product.
+/// `o_t = scale · (Σ_{s≤t} λ^(t-s) (q_t · k_s) v_s + λ^t q_t S_0)` (t from 1), without a T×T matrix and without a running product.
 ///
 /// Inside a block by the masked left product `((Q Kᵀ) ⊙ M) V`, `M_ij = λ^(i-j)` for i ≥ j; across blocks by the state
 /// `S ← λ^C S + (diag(λ^(C-1) … λ^0) K)ᵀ V`, read before the update. Every exponent is ≤ 0, whatever λ is.
 /// O(T·(C·(K+V) + K·V)) time. Backward is written by hand in the same blocks and computes the states again: training keeps q, k, v
-/// and `state`, nothing else, and both passes work in O(C² + K·V) memory per head besides their arguments and results.
+/// and the state, nothing else, and both passes work in O(C² + K·V) memory per head besides their arguments and results.
+///
+/// In f32 on the CPU by a fused kernel; there, a state that nobody else holds becomes the final state where it lies, and few tokens
+/// go one by one. Its results are the same bits in every run with the same number of threads.
 ///
 /// # Shapes
-/// - `q`, `k`: `[B, H, T, K]`; `v`: `[B, H, T, V]`; no axis of length 0; T not necessarily a multiple of `block`
-/// - `slopes` = −ln λ: H constants ≥ 0; `None` = no decay
+/// - `q`, `k`: `[B, H, T, K]`; `v`: `[B, H, T, V]`; no axis of length 0; T not necessarily a multiple of the block
 /// - `state` S_0: `[B, H, K, V]`; `None` = zeros
 /// - output: `[B, H, T, V]` and the state after the last token `[B, H, K, V]`
 ///
 /// # Panics
-/// On shapes that contradict the above, `block` = 0 or a float type other than f32 and f64: the operations that call it check them.
-pub(crate) fn decayed_product(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    slopes: Option<&[f64]>,
-    state: Option<Tensor<4>>,
-    block: usize,
-) -> (Tensor<4>, Tensor<4>) {
-    let [b, h, t, d_k] = q.dims();
+/// On shapes that contradict the above, a block of 0, a float type other than f32 and f64, or `bounds` where [`cuts_sequences`] says no:
+/// the operations that call it check them.
+pub(crate) fn decayed_product([q, k, v]: [Tensor<4>; 3], state: Option<Tensor<4>>, terms: Terms) -> (Tensor<4>, Tensor<4>) {
+    let [b, h, _, d_k] = q.dims();
     let d_v = v.dims()[3];
     assert!(matches!(q.dtype(), DType::F32 | DType::F64), "decayed_product: computes in f32 or f64, got {:?}", q.dtype());
-    let state = state.unwrap_or_else(|| Tensor::zeros([b, h, d_k, d_v], (&q.device(), q.dtype())));
-    let plan = Plan { slopes: slopes.map(Into::into), block };
+    let Terms { slopes, scale, block, bounds } = terms;
+    let sequences = bounds.map_or(b, |bounds| bounds.len() - 1);
+    let state = state.unwrap_or_else(|| Tensor::zeros([sequences, h, d_k, d_v], (&q.device(), q.dtype())));
+    let plan = Plan { slopes: slopes.map(Into::into), scale, block, bounds: bounds.map(Into::into) };
     let [q, k, v, state] = [q, k, v, state].map(Tensor::into_dispatch);
-    let packed = Tensor::<4>::from_dispatch(Dispatch::decayed_product(q, k, v, state, plan)); // [B, H, T + K, V]
-    (packed.clone().narrow(2, 0, t), packed.narrow(2, t, d_k))
+    let (o, state) = Dispatch::decayed_product(Inputs { q, k, v, state }, plan);
+    (Tensor::from_dispatch(o), Tensor::from_dispatch(state))
+}
+
+/// What [`decayed_product`] takes besides tensors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
+    /// −ln λ: H constants ≥ 0; `None` = no decay.
+    pub(crate) slopes: Option<&'a [f64]>,
+    /// Factor on `q · k`.
+    pub(crate) scale: f64,
+    /// Tokens per block.
+    pub(crate) block: usize,
+    /// Bounds of sequences packed one after another in a batch of one, each with a state of its own: `[S, H, K, V]`.
+    pub(crate) bounds: Option<&'a [usize]>,
+}
+
+/// Whether [`decayed_product`] takes packed sequences for tensors like this.
+pub(crate) fn cuts_sequences(like: &Tensor<4>) -> bool {
+    on_cpu(&like.device(), like.dtype())
 }

@@ -1,10 +1,13 @@
 //! Forward and backward, group by group. Within a group all blocks are computed at once; the states before them come from one small
 //! triangular product, so that nothing runs block by block.
 
-use burn::backend::Backend;
+use burn::backend::{Backend, TensorMetadata};
 
-use super::factors::{Plan, Span};
-use crate::blocks::raw::Raw;
+use super::{
+    extension::{Cotangents, InputGradients, Inputs},
+    factors::{Plan, Span},
+};
+use crate::blocks::{Maybe, raw::Raw};
 
 /// Tokens of one group: `[B, H, T, W]` → `[B, H, n, C, W]`.
 fn cut<B: Backend>(x: &Raw<B>, span: Span) -> Raw<B> {
@@ -24,8 +27,12 @@ fn at<B: Backend>(x: &Raw<B>, index: usize) -> Raw<B> {
     x.narrow(2, index, 1).reshape([b, h, d_k, d_v])
 }
 
-/// Output and final state, joined on axis 2.
-pub(super) fn forward<B: Backend>([q, k, v]: [Raw<B>; 3], mut state: Raw<B>, plan: &Plan) -> Raw<B> {
+/// Output and final state.
+///
+/// # Panics
+/// On packed sequences, which this form does not know.
+pub(super) fn forward<B: Backend>([q, k, v]: [Raw<B>; 3], mut state: Raw<B>, plan: &Plan) -> (Raw<B>, Raw<B>) {
+    assert!(plan.bounds.is_none(), "packed sequences are cut before the passes in tensor operations");
     let [_, _, t, _] = q.dims();
     let mut out = Vec::new();
     for (span, f) in plan.groups(t, &q) {
@@ -37,23 +44,33 @@ pub(super) fn forward<B: Backend>([q, k, v]: [Raw<B>; 3], mut state: Raw<B>, pla
         out.push(join(inside + across));
         state = at(&states, span.blocks);
     }
-    out.push(state);
-    Raw::cat(out, 2)
+    (Raw::cat(out, 2), state)
 }
 
-/// Gradients of q, k, v and the initial state, from the gradient of the joined result.
+/// Gradients of q, k, v and the initial state.
 ///
 /// In the order of time dQ = ((dO Vᵀ) ⊙ M) K + Λ dO Sᵀ, S computed again as in the forward pass; against it
 /// dK = ((dO Vᵀ) ⊙ M)ᵀ Q + P V dSᵀ, dV = ((Q Kᵀ) ⊙ M)ᵀ dO + P K dS and dS ← λ^C dS + (Λ Q)ᵀ dO,
-/// with Λ = diag(λ … λ^C) and P = diag(λ^(C-1) … 1).
-pub(super) fn backward<B: Backend>([q, k, v]: [Raw<B>; 3], mut state: Raw<B>, grad: Raw<B>, plan: &Plan) -> [Raw<B>; 4] {
-    let [_, _, t, d_k] = q.dims();
-    let d_out = grad.narrow(2, 0, t);
-    let mut d_state = grad.narrow(2, t, d_k);
-    let groups = plan.groups(t, &q);
+/// with Λ = scale · diag(λ … λ^C), P = diag(λ^(C-1) … 1) and M times the scale.
+///
+/// # Panics
+/// As [`forward`].
+pub(super) fn backward<B: Backend>(
+    inputs: Inputs<B>,
+    cotangents: Cotangents<B>,
+    plan: &Plan,
+    [want_q, want_k, want_v, want_state]: [bool; 4],
+) -> InputGradients<B> {
+    assert!(plan.bounds.is_none(), "packed sequences are cut before the passes in tensor operations");
+    let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(Raw::<B>);
+    let mut state = Raw::<B>(inputs.state);
+    let zeros = |like: &Raw<B>| Raw::<B>(B::float_zeros(like.0.shape(), &like.0.device(), like.0.dtype().into()));
+    let d_out = cotangents.o.into_option().map_or_else(|| zeros(&v), Raw::<B>);
+    let mut d_state = cotangents.state.into_option().map_or_else(|| zeros(&state), Raw::<B>);
+    let groups = plan.groups(q.dims::<4>()[2], &q);
 
-    let mut dq = Vec::with_capacity(groups.len());
-    for (span, f) in &groups {
+    let mut dq = Vec::new();
+    for (span, f) in groups.iter().filter(|_| want_q) {
         let [k, v, d_out] = [&k, &v, &d_out].map(|x| cut(x, *span));
         let d_scores = d_out.clone().matmul(v.clone().transpose()) * f.inside.clone();
         let inside = d_scores.matmul(k.clone());
@@ -63,19 +80,25 @@ pub(super) fn backward<B: Backend>([q, k, v]: [Raw<B>; 3], mut state: Raw<B>, gr
         state = at(&states, span.blocks);
     }
 
-    let (mut dk, mut dv) = (Vec::with_capacity(groups.len()), Vec::with_capacity(groups.len()));
-    for (span, f) in groups.iter().rev() {
+    let (mut dk, mut dv) = (Vec::new(), Vec::new());
+    for (span, f) in groups.iter().rev().filter(|_| want_k || want_v || want_state) {
         let [q, k, v, d_out] = [&q, &k, &v, &d_out].map(|x| cut(x, *span));
         let read = f.read(q.clone()).transpose().matmul(d_out.clone()); // [B, H, n, K, V]
         let d_states = f.carry_back(read, d_state);
         let after = d_states.narrow(2, 1, span.blocks);
-        let d_scores = d_out.clone().matmul(v.clone().transpose()) * f.inside.clone();
-        let scores = q.clone().matmul(k.clone().transpose()) * f.inside.clone();
-        dk.push(join(d_scores.transpose().matmul(q) + f.write(v.matmul(after.clone().transpose()))));
-        dv.push(join(scores.transpose().matmul(d_out) + f.write(k.matmul(after))));
+        if want_k {
+            let d_scores = d_out.clone().matmul(v.clone().transpose()) * f.inside.clone();
+            dk.push(join(d_scores.transpose().matmul(q.clone()) + f.write(v.matmul(after.clone().transpose()))));
+        }
+        if want_v {
+            let scores = q.matmul(k.clone().transpose()) * f.inside.clone();
+            dv.push(join(scores.transpose().matmul(d_out) + f.write(k.matmul(after))));
+        }
         d_state = at(&d_states, 0);
     }
     dk.reverse();
     dv.reverse();
-    [Raw::cat(dq, 2), Raw::cat(dk, 2), Raw::cat(dv, 2), d_state]
+    let joined = |wanted: bool, parts: Vec<Raw<B>>| if wanted { Maybe::Some(Raw::cat(parts, 2).0) } else { Maybe::None };
+    let state = if want_state { Maybe::Some(d_state.0) } else { Maybe::None };
+    InputGradients { q: joined(want_q, dq), k: joined(want_k, dk), v: joined(want_v, dv), state }
 }

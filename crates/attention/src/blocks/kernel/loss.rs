@@ -1,8 +1,5 @@
 use burn::{
-    backend::{
-        Flex,
-        tensor::{FloatTensor, IntTensor},
-    },
+    backend::{Flex, tensor::FloatTensor},
     tensor::TensorData,
 };
 use rayon::prelude::*;
@@ -12,11 +9,6 @@ use crate::blocks::simd::{exp, max, sum, vectorised};
 
 type Flat = FloatTensor<Flex>;
 
-/// The target of each row; the integer type is the device's choice.
-fn indices(targets: IntTensor<Flex>) -> Vec<i64> {
-    targets.into_data().iter::<i64>().collect()
-}
-
 /// Largest logit of a row and the logarithm of the sum of exponentials less that.
 #[inline(always)]
 fn log_sum_exp(row: &[f32]) -> (f32, f32) {
@@ -24,19 +16,18 @@ fn log_sum_exp(row: &[f32]) -> (f32, f32) {
     (highest, sum(row, |x| exp(x - highest)).ln())
 }
 
-pub(super) fn forward(logits: Flat, targets: IntTensor<Flex>, ignore: i64) -> Flat {
+pub(super) fn forward(logits: Flat, targets: &[i64], ignore: i64) -> Flat {
     let logits = logits.to_contiguous();
-    let targets = indices(targets);
     let width = len(&logits) / targets.len().max(1);
     let loss: Vec<f32> = slice(&logits)
         .par_chunks(width.max(1))
-        .zip(&targets)
+        .zip(targets)
         .with_min_len(rows_per_task(width))
         .map(|(row, &target)| {
             if target == ignore {
                 return 0.0;
             }
-            let (highest, rest) = vectorised(|| log_sum_exp(row));
+            let (highest, rest) = vectorised(log_sum_exp, row);
             rest - (row[target as usize] - highest)
         })
         .collect();
@@ -44,9 +35,8 @@ pub(super) fn forward(logits: Flat, targets: IntTensor<Flex>, ignore: i64) -> Fl
 }
 
 /// `softmax(x) − 1[target]`, times the gradient of the row's loss.
-pub(super) fn backward(logits: Flat, targets: IntTensor<Flex>, grad: Flat, ignore: i64) -> Flat {
+pub(super) fn backward(logits: Flat, targets: &[i64], grad: Flat, ignore: i64) -> Flat {
     let [logits, grad] = [&logits, &grad].map(Flat::to_contiguous);
-    let targets = indices(targets);
     let width = (len(&logits) / targets.len().max(1)).max(1);
     let mut dx = vec![0.0_f32; len(&logits)];
     dx.par_chunks_mut(width)
@@ -55,16 +45,20 @@ pub(super) fn backward(logits: Flat, targets: IntTensor<Flex>, grad: Flat, ignor
         .with_min_len(rows_per_task(width))
         .filter(|(_, (target, _))| **target != ignore)
         .for_each(|((dx, row), (&target, &g))| {
-            vectorised(|| {
-                let (highest, rest) = log_sum_exp(row);
-                let shift = highest + rest;
-                for (dx, &x) in dx.iter_mut().zip(row) {
-                    *dx = g * exp(x - shift);
-                }
-            });
+            vectorised(weighted_softmax, (dx, row, g));
             dx[target as usize] -= g;
         });
     tensor(dx, &logits)
+}
+
+/// `dx = g softmax(x)`
+#[inline(always)]
+fn weighted_softmax((dx, x, g): (&mut [f32], &[f32], f32)) {
+    let (highest, rest) = log_sum_exp(x);
+    let shift = highest + rest;
+    for (dx, &x) in dx.iter_mut().zip(x) {
+        *dx = g * exp(x - shift);
+    }
 }
 
 fn rows_per_task(width: usize) -> usize {

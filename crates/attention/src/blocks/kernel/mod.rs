@@ -4,164 +4,99 @@
 //! direction is one pass.
 
 mod activation;
-mod autodiff;
+mod linear;
 mod loss;
 mod norm;
 
+pub(crate) use linear::linear;
+
+use std::{fmt, sync::Arc};
+
 use burn::{
-    backend::{
-        Backend, Dispatch, DispatchDevice, Flex, backend_extension,
-        tensor::{FloatTensor, IntTensor},
-    },
+    backend::{DispatchDevice, DispatchTensor, Flex, tensor::FloatTensor},
     tensor::{DType, Device, Int, Tensor},
 };
+
+use super::custom_gradient::{GradientRule, of_backend, primitive, with_gradient};
+
+type Flat = FloatTensor<Flex>;
 
 /// Whether tensors of this device and type run on the kernels for the CPU.
 pub(crate) fn on_cpu(device: &Device, dtype: DType) -> bool {
     dtype == DType::F32 && matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
-/// Both directions of the kernels.
-pub(crate) trait Kernels: Backend {
-    /// `x Φ(x)`
-    fn gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// The gradient of `x`.
-    fn gelu_backward_pass(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// `1 / (1 + exp(−x))`
-    fn sigmoid_forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// The gradient of x, given the sigmoid `y` of it.
-    fn sigmoid_backward_pass(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// `SiLU(a) ⊙ b`
-    fn silu_gate_forward(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// The gradients of `a` and `b`.
-    fn silu_gate_backward(a: FloatTensor<Self>, b: FloatTensor<Self>, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 2];
-    /// The norm of each row, with or without subtracting its mean, times `gamma`.
-    fn norm_forward(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64, center: bool) -> FloatTensor<Self>;
-    /// The gradients of `x` and `gamma`.
-    fn norm_backward(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        epsilon: f64,
-        center: bool,
-    ) -> [FloatTensor<Self>; 2];
-    /// `ln Σ exp(x) − x_target` of each row; 0 where the target is `ignore`.
-    fn cross_entropy_forward(logits: FloatTensor<Self>, targets: IntTensor<Self>, ignore: i64) -> FloatTensor<Self>;
-    /// The gradient of the logits, given that of each row's loss.
-    fn cross_entropy_backward(
-        logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
-        grad: FloatTensor<Self>,
-        ignore: i64,
-    ) -> FloatTensor<Self>;
-}
-
-/// The entry from tensors: [`Kernels`] with gradients.
-#[backend_extension(Flex, Autodiff)]
-pub(crate) trait KernelOps: Backend {
-    fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn fused_sigmoid(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn fused_silu_gate(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn fused_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64, center: bool) -> FloatTensor<Self>;
-    fn fused_cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>, ignore: i64) -> FloatTensor<Self>;
-}
-
-impl KernelOps for Flex {
-    fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::gelu_forward(x)
-    }
-
-    fn fused_sigmoid(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::sigmoid_forward(x)
-    }
-
-    fn fused_silu_gate(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::silu_gate_forward(a, b)
-    }
-
-    fn fused_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64, center: bool) -> FloatTensor<Self> {
-        Self::norm_forward(x, gamma, epsilon, center)
-    }
-
-    fn fused_cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>, ignore: i64) -> FloatTensor<Self> {
-        Self::cross_entropy_forward(logits, targets, ignore)
-    }
-}
-
-impl Kernels for Flex {
-    fn gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        activation::gelu(x)
-    }
-
-    fn gelu_backward_pass(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        activation::gelu_backward(x, grad)
-    }
-
-    fn sigmoid_forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        activation::sigmoid(x)
-    }
-
-    fn sigmoid_backward_pass(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        activation::sigmoid_backward(y, grad)
-    }
-
-    fn silu_gate_forward(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        activation::silu_gate(a, b)
-    }
-
-    fn silu_gate_backward(a: FloatTensor<Self>, b: FloatTensor<Self>, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 2] {
-        activation::silu_gate_backward(a, b, grad)
-    }
-
-    fn norm_forward(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64, center: bool) -> FloatTensor<Self> {
-        norm::forward(x, gamma, epsilon, center)
-    }
-
-    fn norm_backward(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        epsilon: f64,
-        center: bool,
-    ) -> [FloatTensor<Self>; 2] {
-        norm::backward(x, gamma, grad, epsilon, center)
-    }
-
-    fn cross_entropy_forward(logits: FloatTensor<Self>, targets: IntTensor<Self>, ignore: i64) -> FloatTensor<Self> {
-        loss::forward(logits, targets, ignore)
-    }
-
-    fn cross_entropy_backward(
-        logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
-        grad: FloatTensor<Self>,
-        ignore: i64,
-    ) -> FloatTensor<Self> {
-        loss::backward(logits, targets, grad, ignore)
-    }
-}
-
 /// `x Φ(x)` on the CPU.
 pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as KernelOps>::fused_gelu(x.into_dispatch()))
+    let inner = flat(&x);
+    let y = activation::gelu(inner.clone());
+    node([x.into_dispatch()], y, [inner], |[x], grad| [activation::gelu_backward(x, grad)])
 }
 
-/// `1 / (1 + exp(−x))` on the CPU.
+/// `1 / (1 + exp(−x))` on the CPU. Its gradient needs the output alone.
 pub(crate) fn sigmoid<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as KernelOps>::fused_sigmoid(x.into_dispatch()))
+    let y = activation::sigmoid(flat(&x));
+    node([x.into_dispatch()], y.clone(), [y], |[y], grad| [activation::sigmoid_backward(y, grad)])
 }
 
 /// `SiLU(a) ⊙ b` on the CPU.
 pub(crate) fn silu_gate<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as KernelOps>::fused_silu_gate(a.into_dispatch(), b.into_dispatch()))
+    let inner = [flat(&a), flat(&b)];
+    let [y_a, y_b] = inner.clone();
+    let y = activation::silu_gate(y_a, y_b);
+    node([a.into_dispatch(), b.into_dispatch()], y, inner, |[a, b], grad| activation::silu_gate_backward(a, b, grad))
 }
 
 /// LayerNorm without bias (`center`) or RMSNorm of the last axis on the CPU.
 pub(crate) fn norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64, center: bool) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as KernelOps>::fused_norm(x.into_dispatch(), gamma.into_dispatch(), epsilon, center))
+    let inner = [flat(&x), flat(&gamma)];
+    let [flat_x, flat_gamma] = inner.clone();
+    let y = norm::forward(flat_x, flat_gamma, epsilon, center);
+    let backward = move |[x, gamma]: [Flat; 2], grad| norm::backward(x, gamma, grad, epsilon, center);
+    node([x.into_dispatch(), gamma.into_dispatch()], y, inner, backward)
 }
 
 /// The cross entropy of each row on the CPU.
 pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, ignore: i64) -> Tensor<1> {
-    Tensor::from_dispatch(<Dispatch as KernelOps>::fused_cross_entropy(logits.into_dispatch(), targets.into_dispatch(), ignore))
+    let inner = flat(&logits);
+    let targets: Vec<i64> = targets.into_data().iter::<i64>().collect();
+    let losses = loss::forward(inner.clone(), &targets, ignore);
+    let backward = move |[logits]: [Flat; 1], grad| [loss::backward(logits, &targets, grad, ignore)];
+    node([logits.into_dispatch()], losses, [inner], backward)
+}
+
+/// The tensor without automatic differentiation.
+fn flat<const D: usize>(x: &Tensor<D>) -> Flat {
+    primitive::<Flex>(x.clone().inner().into_dispatch())
+}
+
+/// What a kernel computed, as a node of the graph with a kernel for its gradients.
+fn node<const D: usize, const N: usize, const S: usize>(
+    inputs: [DispatchTensor; N],
+    output: Flat,
+    saved: [Flat; S],
+    backward: impl Fn([Flat; S], Flat) -> [Flat; N] + Send + Sync + 'static,
+) -> Tensor<D> {
+    with_gradient(inputs, Tensor::from_dispatch(of_backend::<Flex>(output)), Arc::new(Kernel { saved, backward }))
+}
+
+/// A backward kernel and what it needs.
+struct Kernel<const S: usize, F> {
+    saved: [Flat; S],
+    backward: F,
+}
+
+impl<const S: usize, F> fmt::Debug for Kernel<S, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("saved", &self.saved).finish_non_exhaustive()
+    }
+}
+
+impl<const N: usize, const S: usize, F> GradientRule<N> for Kernel<S, F>
+where
+    F: Fn([Flat; S], Flat) -> [Flat; N] + Send + Sync,
+{
+    fn gradients(&self, upstream: DispatchTensor, _: [bool; N]) -> [Option<DispatchTensor>; N] {
+        (self.backward)(self.saved.clone(), primitive::<Flex>(upstream)).map(|gradient| Some(of_backend::<Flex>(gradient)))
+    }
 }

@@ -21,54 +21,45 @@ fn statistics(x: &[f32], epsilon: f32, center: bool) -> (f32, f32) {
     (mean, 1.0 / (variance + epsilon).sqrt())
 }
 
+/// How rows are normalised.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    gamma: &'a [f32],
+    epsilon: f32,
+    center: bool,
+}
+
 pub(super) fn forward(x: Flat, gamma: Flat, epsilon: f64, center: bool) -> Flat {
     let [x, gamma] = [&x, &gamma].map(Flat::to_contiguous);
-    let (width, gamma) = (len(&gamma), slice(&gamma));
+    let rows = Rows { gamma: slice(&gamma), epsilon: epsilon as f32, center };
+    let part = ROWS * rows.gamma.len();
     let mut y = vec![0.0_f32; len(&x)];
-    y.par_chunks_mut(ROWS * width).zip(slice(&x).par_chunks(ROWS * width)).for_each(|(y, x)| {
-        vectorised(|| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                let (mean, scale) = statistics(x, epsilon as f32, center);
-                for i in 0..width {
-                    y[i] = (x[i] - mean) * scale * gamma[i];
-                }
-            }
-        });
-    });
+    y.par_chunks_mut(part).zip(slice(&x).par_chunks(part)).for_each(|(y, x)| vectorised(normalise, (rows, y, x)));
     tensor(y, &x)
+}
+
+#[inline(always)]
+fn normalise((rows, y, x): (Rows<'_>, &mut [f32], &[f32])) {
+    let Rows { gamma, epsilon, center } = rows;
+    let width = gamma.len();
+    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+        let (mean, scale) = statistics(x, epsilon, center);
+        for i in 0..width {
+            y[i] = (x[i] - mean) * scale * gamma[i];
+        }
+    }
 }
 
 /// With `h = (x − mean) r`, `u = γ ⊙ dy`: `dx = r (u − mean(u) − h · mean(h ⊙ u))` (without `mean(u)` if not centred), `dγ = Σ dy ⊙ h`.
 pub(super) fn backward(x: Flat, gamma: Flat, grad: Flat, epsilon: f64, center: bool) -> [Flat; 2] {
     let [x, gamma, grad] = [&x, &gamma, &grad].map(Flat::to_contiguous);
-    let width = len(&gamma);
-    let g = slice(&gamma);
+    let rows = Rows { gamma: slice(&gamma), epsilon: epsilon as f32, center };
+    let width = rows.gamma.len();
     let mut dx = vec![0.0_f32; len(&x)];
     let partial: Vec<Vec<f32>> = dx
         .par_chunks_mut(ROWS * width)
         .zip(slice(&x).par_chunks(ROWS * width).zip(slice(&grad).par_chunks(ROWS * width)))
-        .map(|(dx, (x, dy))| {
-            let mut dgamma = vec![0.0_f32; width];
-            let mut h = vec![0.0_f32; width];
-            vectorised(|| {
-                let rows = x.chunks_exact(width).zip(dy.chunks_exact(width));
-                for (dx, (x, dy)) in dx.chunks_exact_mut(width).zip(rows) {
-                    let (mean, scale) = statistics(x, epsilon as f32, center);
-                    for i in 0..width {
-                        h[i] = (x[i] - mean) * scale;
-                        dgamma[i] += dy[i] * h[i];
-                        dx[i] = dy[i] * g[i];
-                    }
-                    let n = width as f32;
-                    let mean_u = if center { sum(dx, |u| u) / n } else { 0.0 };
-                    let mean_hu = sum2(&h, dx, |h, u| h * u) / n;
-                    for i in 0..width {
-                        dx[i] = scale * (dx[i] - mean_u - h[i] * mean_hu);
-                    }
-                }
-            });
-            dgamma
-        })
+        .map(|(dx, (x, dy))| vectorised(gradients, (rows, dx, x, dy)))
         .collect();
     let mut dgamma = vec![0.0_f32; width];
     for part in &partial {
@@ -77,4 +68,29 @@ pub(super) fn backward(x: Flat, gamma: Flat, grad: Flat, epsilon: f64, center: b
         }
     }
     [tensor(dx, &x), Flat::from_data(TensorData::new(dgamma, [width]))]
+}
+
+/// Writes `dx` and returns this part's `dγ`.
+#[inline(always)]
+fn gradients((rows, dx, x, dy): (Rows<'_>, &mut [f32], &[f32], &[f32])) -> Vec<f32> {
+    let Rows { gamma, epsilon, center } = rows;
+    let width = gamma.len();
+    let n = width as f32;
+    let mut dgamma = vec![0.0_f32; width];
+    let mut h = vec![0.0_f32; width];
+    let in_and_out = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
+    for ((x, dy), dx) in in_and_out {
+        let (mean, scale) = statistics(x, epsilon, center);
+        for i in 0..width {
+            h[i] = (x[i] - mean) * scale;
+            dgamma[i] += dy[i] * h[i];
+            dx[i] = dy[i] * gamma[i];
+        }
+        let mean_u = if center { sum(dx, |u| u) / n } else { 0.0 };
+        let mean_hu = sum2(&h, dx, |h, u| h * u) / n;
+        for i in 0..width {
+            dx[i] = scale * (dx[i] - mean_u - h[i] * mean_hu);
+        }
+    }
+    dgamma
 }

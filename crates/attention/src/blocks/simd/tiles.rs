@@ -116,16 +116,92 @@ pub(crate) struct Product {
 /// All elements of A, B and C must lie in live memory, initialised for A and B (and for C with `add`), and nobody else may use C.
 #[inline(always)]
 pub(crate) unsafe fn multiply<S: Simd>(simd: S, product: Product) {
-    struct Op(Product);
-    impl WithSimd for Op {
-        type Output = ();
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) {
-            // SAFETY: the caller of `multiply` vouches for the memory.
-            unsafe { self.0.run(simd) }
-        }
+    simd.vectorize(Op(product, Plain { add: product.add }));
+}
+
+/// `C = keep · C + diag(rows) A B`; whether the product adds is not asked. With `keep` = 0, C is not read.
+///
+/// # Safety
+/// As [`multiply`], C initialised unless `keep` = 0, and `rows` of `m` factors or null for factors of 1.
+#[inline(always)]
+pub(crate) unsafe fn multiply_scaled<S: Simd>(simd: S, product: Product, rows: *const f32, keep: f32) {
+    if rows.is_null() {
+        simd.vectorize(Op(product, Kept { keep }));
+    } else {
+        simd.vectorize(Op(product, Scaled { rows, keep }));
     }
-    simd.vectorize(Op(product));
+}
+
+struct Op<F>(Product, F);
+
+impl<F: Finish> WithSimd for Op<F> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // SAFETY: the callers of `multiply` and `multiply_scaled` vouch for the memory.
+        unsafe { self.0.run(simd, self.1) };
+    }
+}
+
+/// What becomes of a sum of a row, given what was there before.
+trait Finish: Copy {
+    /// Whether the old value is used.
+    fn reads(self) -> bool;
+    unsafe fn finish<S: Simd>(self, simd: S, row: usize, sum: S::f32s, before: S::f32s) -> S::f32s;
+}
+
+#[derive(Clone, Copy)]
+struct Plain {
+    add: bool,
+}
+
+impl Finish for Plain {
+    #[inline(always)]
+    fn reads(self) -> bool {
+        self.add
+    }
+
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(self, simd: S, _: usize, sum: S::f32s, before: S::f32s) -> S::f32s {
+        simd.add_f32s(sum, before)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Kept {
+    keep: f32,
+}
+
+impl Finish for Kept {
+    #[inline(always)]
+    fn reads(self) -> bool {
+        self.keep != 0.0
+    }
+
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(self, simd: S, _: usize, sum: S::f32s, before: S::f32s) -> S::f32s {
+        simd.mul_add_e_f32s(simd.splat_f32s(self.keep), before, sum)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Scaled {
+    rows: *const f32,
+    keep: f32,
+}
+
+impl Finish for Scaled {
+    #[inline(always)]
+    fn reads(self) -> bool {
+        self.keep != 0.0
+    }
+
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(self, simd: S, row: usize, sum: S::f32s, before: S::f32s) -> S::f32s {
+        // SAFETY: `rows` has a factor for each row.
+        let sum = simd.mul_f32s(simd.splat_f32s(unsafe { *self.rows.add(row) }), sum);
+        simd.mul_add_e_f32s(simd.splat_f32s(self.keep), before, sum)
+    }
 }
 
 /// Rows of C that one block of registers holds: 6 × 2 vectors of sums leave room for one of A and two of B in 16 registers.
@@ -133,39 +209,39 @@ const ROWS: usize = 6;
 
 impl Product {
     #[inline(always)]
-    unsafe fn run<S: Simd>(self, simd: S) {
+    unsafe fn run<S: Simd>(self, simd: S, finish: impl Finish) {
         let lanes = S::F32_LANES;
         let mut column = 0;
         // SAFETY: column + width ≤ n in each call; the tail reads and writes its lanes under a mask.
         unsafe {
             while column + 2 * lanes <= self.n {
-                self.panel::<S, 2, false>(simd, column, 2 * lanes);
+                self.panel::<S, _, 2, false>(simd, finish, column, 2 * lanes);
                 column += 2 * lanes;
             }
             while column + lanes <= self.n {
-                self.panel::<S, 1, false>(simd, column, lanes);
+                self.panel::<S, _, 1, false>(simd, finish, column, lanes);
                 column += lanes;
             }
             if column < self.n {
-                self.panel::<S, 1, true>(simd, column, self.n - column);
+                self.panel::<S, _, 1, true>(simd, finish, column, self.n - column);
             }
         }
     }
 
     /// The columns `column..column + width` of C, all rows.
     #[inline(always)]
-    unsafe fn panel<S: Simd, const V: usize, const TAIL: bool>(&self, simd: S, column: usize, width: usize) {
+    unsafe fn panel<S: Simd, F: Finish, const V: usize, const TAIL: bool>(&self, simd: S, finish: F, column: usize, width: usize) {
         let mut row = 0;
         // SAFETY: rows row..row + R ≤ m in each call.
         unsafe {
             while row < self.m {
                 match self.m - row {
-                    1 => self.block::<S, 1, V, TAIL>(simd, row, column, width),
-                    2 => self.block::<S, 2, V, TAIL>(simd, row, column, width),
-                    3 => self.block::<S, 3, V, TAIL>(simd, row, column, width),
-                    4 => self.block::<S, 4, V, TAIL>(simd, row, column, width),
-                    5 => self.block::<S, 5, V, TAIL>(simd, row, column, width),
-                    _ => self.block::<S, ROWS, V, TAIL>(simd, row, column, width),
+                    1 => self.block::<S, F, 1, V, TAIL>(simd, finish, row, column, width),
+                    2 => self.block::<S, F, 2, V, TAIL>(simd, finish, row, column, width),
+                    3 => self.block::<S, F, 3, V, TAIL>(simd, finish, row, column, width),
+                    4 => self.block::<S, F, 4, V, TAIL>(simd, finish, row, column, width),
+                    5 => self.block::<S, F, 5, V, TAIL>(simd, finish, row, column, width),
+                    _ => self.block::<S, F, ROWS, V, TAIL>(simd, finish, row, column, width),
                 }
                 row += ROWS;
             }
@@ -174,7 +250,14 @@ impl Product {
 
     /// R rows × V vectors of C, held in registers over the whole sum.
     #[inline(always)]
-    unsafe fn block<S: Simd, const R: usize, const V: usize, const TAIL: bool>(&self, simd: S, row: usize, column: usize, width: usize) {
+    unsafe fn block<S: Simd, F: Finish, const R: usize, const V: usize, const TAIL: bool>(
+        &self,
+        simd: S,
+        finish: F,
+        row: usize,
+        column: usize,
+        width: usize,
+    ) {
         let Some(terms) = self.band.terms(row..row + R, column..column + width, self.inner) else { return };
         let mask = simd.mask_between_m32s(0, width.min(S::F32_LANES) as u32);
         // SAFETY: forwarded from `multiply`; `TAIL` blocks have one vector, of which the mask covers `width` lanes.
@@ -200,7 +283,8 @@ impl Product {
             for (r, sums) in sums.into_iter().enumerate() {
                 for (v, sum) in sums.into_iter().enumerate() {
                     let c = self.c.add((row + r) * self.c_row + column + v * S::F32_LANES);
-                    let sum = if self.add { simd.add_f32s(sum, load(c)) } else { sum };
+                    let before = if finish.reads() { load(c) } else { simd.splat_f32s(0.0) };
+                    let sum = finish.finish(simd, row + r, sum, before);
                     if TAIL {
                         simd.mask_store_ptr_f32s(mask, c, sum);
                     } else {

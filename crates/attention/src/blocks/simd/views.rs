@@ -7,6 +7,7 @@ use std::ops::Range;
 pub(crate) struct View<'a> {
     data: &'a [f32],
     strides: [usize; 3],
+    width: usize,
 }
 
 impl<'a> View<'a> {
@@ -14,12 +15,17 @@ impl<'a> View<'a> {
     /// If a row lies outside of `data`: every later access is within these bounds.
     pub(crate) fn new(data: &'a [f32], strides: [usize; 3], dims: [usize; 4]) -> Self {
         assert!(within(strides, dims, data.len()), "strides {strides:?} leave the tensor's memory");
-        Self { data, strides }
+        Self { data, strides, width: dims[3] }
     }
 
     /// The first number of a row.
     pub(crate) fn row(&self, b: usize, h: usize, t: usize) -> *const f32 {
         self.data.as_ptr().wrapping_add(b * self.strides[0] + h * self.strides[1] + t * self.strides[2])
+    }
+
+    /// Numbers of a row.
+    pub(crate) fn width(&self) -> usize {
+        self.width
     }
 
     /// Distance of neighbouring tokens.

@@ -1,16 +1,20 @@
 //! Kimi Delta Attention as one node of the graph with two outputs.
 
-use burn::backend::{
-    Autodiff, Backend, TensorMetadata,
-    autodiff::{
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-        grads::Gradients as Tape,
-        ops::{Backward, Ops, OpsKind},
+use burn::{
+    backend::{
+        Autodiff, AutodiffBackend, Backend, TensorMetadata,
+        autodiff::{
+            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+            grads::Gradients as Tape,
+            ops::{Backward, Ops, OpsKind},
+        },
+        tensor::FloatTensor,
     },
+    tensor::Shape,
 };
 
 use super::{Inputs, KimiDeltaKernel, Options, Output, Saved};
-use crate::blocks::{Maybe, SecondCotangent, second_output};
+use crate::blocks::{Maybe, SecondOutput};
 
 impl<B: KimiDeltaKernel, C: CheckpointStrategy> KimiDeltaKernel for Autodiff<B, C> {
     fn kimi_delta_forward(inputs: Inputs<Self>, options: Options, _: bool) -> Output<Self> {
@@ -22,11 +26,11 @@ impl<B: KimiDeltaKernel, C: CheckpointStrategy> KimiDeltaKernel for Autodiff<B, 
         let (state, node_state) = inputs.state.into_parts();
         let inputs = Inputs { q, k, v, g, beta, state };
         let parents = [node_q, node_k, node_v, node_g, node_beta, node_state];
-        let d_state = SecondCotangent::<B>::default();
+        let second = SecondOutput::<B>::new();
         let (o, state, states) = match KimiDeltaBackward.prepare::<C>(parents).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let Output { o, state, states } = B::kimi_delta_forward(inputs.clone(), options.clone(), true);
-                let kept = Kept { inputs, options, states: states.clone(), shape: o.shape().dims(), d_state: d_state.clone() };
+                let kept = Kept { inputs, options, states: states.clone(), shape: o.shape(), second: second.clone() };
                 (prep.finish(kept, o), state, states)
             }
             OpsKind::UnTracked(prep) => {
@@ -34,8 +38,8 @@ impl<B: KimiDeltaKernel, C: CheckpointStrategy> KimiDeltaKernel for Autodiff<B, 
                 (prep.finish(o), state, states)
             }
         };
-        let state = second_output::<B, C>(&o, state, d_state);
-        Output { o, state, states: <Self as burn::backend::AutodiffBackend>::from_inner(states) }
+        let state = second.attach::<C>(&o, state);
+        Output { o, state, states: <Self as AutodiffBackend>::from_inner(states) }
     }
 
     fn kimi_delta_backward(_: Inputs<Self>, _: Options, _: Saved<Self>) -> super::Gradients<Self> {
@@ -47,9 +51,9 @@ impl<B: KimiDeltaKernel, C: CheckpointStrategy> KimiDeltaKernel for Autodiff<B, 
 struct Kept<B: Backend> {
     inputs: Inputs<B>,
     options: Options,
-    states: burn::backend::tensor::FloatTensor<B>,
-    shape: [usize; 4],
-    d_state: SecondCotangent<B>,
+    states: FloatTensor<B>,
+    shape: Shape,
+    second: SecondOutput<B>,
 }
 
 /// The node of the output, child of the inputs.
@@ -60,11 +64,9 @@ impl<B: KimiDeltaKernel> Backward<B, 6> for KimiDeltaBackward {
     type State = Kept<B>;
 
     fn backward(self, ops: Ops<Self::State, 6>, tape: &mut Tape, _: &mut Checkpointer) {
-        let Kept { inputs, options, states, shape, d_state } = ops.state;
-        let d_o = tape.consume::<B>(&ops.node);
-        // If only the state is used, what arrives is its placeholder.
-        let d_o = if d_o.shape().dims::<4>() == shape { Maybe::Some(d_o) } else { Maybe::None };
-        let saved = Saved { states, d_o, d_state: Maybe::new(d_state.take()) };
+        let Kept { inputs, options, states, shape, second } = ops.state;
+        let [d_o, d_state] = second.cotangents(tape.consume::<B>(&ops.node), &shape).map(Maybe::new);
+        let saved = Saved { states, d_o, d_state };
         let gradients = B::kimi_delta_backward(inputs, options, saved);
         let super::Gradients { q, k, v, g, beta, state } = gradients;
         for (parent, gradient) in ops.parents.into_iter().zip([q, k, v, g, beta, state]) {

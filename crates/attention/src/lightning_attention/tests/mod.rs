@@ -1,5 +1,6 @@
 mod errors;
 mod goldens;
+mod kernel;
 mod layer;
 mod op;
 

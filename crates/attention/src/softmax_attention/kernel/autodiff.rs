@@ -11,8 +11,9 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 
+use crate::blocks::SecondOutput;
+
 use super::{Inputs, Maybe, MaybeBool, Options, Saved, SoftmaxKernel};
-use crate::blocks::{SecondCotangent, second_output};
 
 impl<B: SoftmaxKernel, C: CheckpointStrategy> SoftmaxKernel for Autodiff<B, C> {
     fn softmax_forward(inputs: Inputs<Self>, options: Options) -> (FloatTensor<Self>, FloatTensor<Self>) {
@@ -47,16 +48,16 @@ fn attend<B: SoftmaxKernel, C: CheckpointStrategy, const N: usize>(
     inputs: Inputs<B>,
     options: Options,
 ) -> [FloatTensor<Autodiff<B, C>>; 2] {
-    let slot = SecondCotangent::<B>::default();
+    let second = SecondOutput::<B>::new();
     let (o, lse) = B::softmax_forward(inputs.clone(), options);
     let o = match AttentionBackward.prepare::<C>(parents).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
-            let state = State { inputs, options, o: o.clone(), lse: lse.clone(), d_lse: slot.clone() };
+            let state = State { inputs, options, o: o.clone(), lse: lse.clone(), d_lse: second.clone() };
             prep.finish(state, o)
         }
         OpsKind::UnTracked(prep) => prep.finish(o),
     };
-    let lse = second_output::<B, C>(&o, lse, slot);
+    let lse = second.attach::<C>(&o, lse);
     [o, lse]
 }
 
@@ -66,7 +67,7 @@ struct State<B: Backend> {
     options: Options,
     o: FloatTensor<B>,
     lse: FloatTensor<B>,
-    d_lse: SecondCotangent<B>,
+    d_lse: SecondOutput<B>,
 }
 
 /// The node of the output, child of the inputs.
@@ -78,15 +79,12 @@ impl<B: SoftmaxKernel, const N: usize> Backward<B, N> for AttentionBackward {
 
     fn backward(self, ops: Ops<Self::State, N>, tape: &mut Tape, _: &mut Checkpointer) {
         let State { inputs, options, o, lse, d_lse } = ops.state;
-        let d_o = tape.consume::<B>(&ops.node);
-        // If only the log-sum-exp is used, what arrives is its placeholder.
-        let d_o = if d_o.shape() == o.shape() { Maybe::Some(d_o) } else { Maybe::None };
-        let d_lse = d_lse.take();
+        let [d_o, d_lse] = d_lse.cotangents(tape.consume::<B>(&ops.node), &o.shape());
         let parents: [Option<NodeId>; N] = ops.parents.map(|node| node.map(|node| node.id));
         let present = [true, true, true, matches!(inputs.bias, Maybe::Some(_)), matches!(inputs.distances, Maybe::Some(_))];
         let mut parents = parents.into_iter();
         let parents = present.map(|present| if present { parents.next().flatten() } else { None });
-        let saved = Saved { o, lse, d_o, d_lse: Maybe::new(d_lse) };
+        let saved = Saved { o, lse, d_o: Maybe::new(d_o), d_lse: Maybe::new(d_lse) };
         let gradients = B::softmax_backward(inputs, options, saved, parents.map(|parent| parent.is_some()));
         let gradients = [gradients.q, gradients.k, gradients.v, gradients.bias, gradients.distances];
         for (parent, gradient) in parents.into_iter().zip(gradients) {

@@ -1,0 +1,84 @@
+use super::sweep::Direction;
+
+/// Powers of the decays of all heads. All exponents are whole and ≥ 0, and powers are computed in f64.
+pub(crate) struct Decay {
+    block: usize,
+    heads: Vec<Head>,
+}
+
+struct Head {
+    /// −ln λ
+    slope: f64,
+    /// `λ^(i+1)` for i < C.
+    grown: Vec<f32>,
+    /// The same times the scale of the product.
+    grown_scaled: Vec<f32>,
+    /// `λ^(C-1-i)` for i < C.
+    shrunk: Vec<f32>,
+    /// `scale · λ^|i-C+1|` for i < 2C − 1.
+    both: Vec<f32>,
+}
+
+impl Decay {
+    /// For blocks of up to `block` tokens.
+    pub(crate) fn new(slopes: &[f64], scale: f64, block: usize) -> Self {
+        let head = |&slope: &f64| {
+            let powers: Vec<f64> = (0..=block).map(|i| (-slope * i as f64).exp()).collect();
+            let power = |i: usize| powers[i];
+            Head {
+                slope,
+                grown: (1..=block).map(|i| power(i) as f32).collect(),
+                grown_scaled: (1..=block).map(|i| (scale * power(i)) as f32).collect(),
+                shrunk: (0..block).rev().map(|i| power(i) as f32).collect(),
+                both: (0..2 * block - 1).map(|i| (scale * power(i.abs_diff(block - 1))) as f32).collect(),
+            }
+        };
+        Self { block, heads: slopes.iter().map(head).collect() }
+    }
+
+    pub(super) fn block(&self) -> usize {
+        self.block
+    }
+
+    /// What each of `len` tokens sees of the state before the block.
+    pub(super) fn read(&self, head: usize, direction: Direction, len: usize) -> &[f32] {
+        let head = &self.heads[head];
+        match direction {
+            Direction::Past => &head.grown_scaled[..len],
+            Direction::Future => &head.shrunk[self.block - len..],
+        }
+    }
+
+    /// What the state after a block of `len` tokens holds of each.
+    pub(super) fn write(&self, head: usize, direction: Direction, len: usize) -> &[f32] {
+        let head = &self.heads[head];
+        match direction {
+            Direction::Past => &head.shrunk[self.block - len..],
+            Direction::Future => &head.grown_scaled[..len],
+        }
+    }
+
+    /// What is left of the state after `len` ≥ 1 tokens.
+    pub(super) fn over(&self, head: usize, len: usize) -> f32 {
+        self.heads[head].grown[len - 1]
+    }
+
+    /// What is left of the state after any number of tokens.
+    pub(super) fn over_tokens(&self, head: usize, tokens: usize) -> f32 {
+        (-self.heads[head].slope * tokens as f64).exp() as f32
+    }
+
+    /// Row i of the scores of a block times its powers, zeros where the other token is on the wrong side.
+    #[inline(always)]
+    pub(super) fn fade(&self, head: usize, direction: Direction, i: usize, row: &mut [f32]) {
+        let powers = &self.heads[head].both[self.block - 1 - i..];
+        let (seen, hidden) = match direction {
+            Direction::Past => (0..i + 1, i + 1..row.len()),
+            Direction::Future => (i..row.len(), 0..i),
+        };
+        for (x, power) in row[seen.clone()].iter_mut().zip(&powers[seen]) {
+            *x *= power;
+        }
+        row[hidden].fill(0.0);
+    }
+}

@@ -1,0 +1,205 @@
+use std::sync::Arc;
+
+use burn::{
+    backend::{DispatchTensor, Flex, tensor::FloatTensor},
+    tensor::{Tensor, TensorData},
+};
+use rayon::prelude::*;
+
+use super::activation::{len, slice};
+use crate::blocks::custom_gradient::{GradientRule, of_backend, primitive, with_gradient};
+
+type Flat = FloatTensor<Flex>;
+
+/// Least multiplications per task: below it a second thread costs more than it brings.
+const TASK: usize = 256 * 1024;
+
+/// The inputs of `y = x W + b`, saved for the gradients.
+#[derive(Debug)]
+struct Saved {
+    x: DispatchTensor,
+    weight: DispatchTensor,
+}
+
+impl<const N: usize> GradientRule<N> for Saved {
+    fn gradients(&self, upstream: DispatchTensor, wanted: [bool; N]) -> [Option<DispatchTensor>; N] {
+        let [x, weight, grad] = [self.x.clone(), self.weight.clone(), upstream].map(primitive::<Flex>);
+        let ([x, grad], weight) = ([&x, &grad].map(Flat::to_contiguous), forwards(&weight));
+        let (y, w) = (Matrix::rows(&grad), Matrix::new(&weight));
+        std::array::from_fn(|input| {
+            let gradient = || match input {
+                0 => tensor(product(y, w.transposed(), None), shape(&x)),
+                1 => tensor(product(Matrix::rows(&x).transposed(), y, None), vec![w.rows, w.columns]),
+                _ => tensor(column_sums(y), vec![y.columns]),
+            };
+            wanted[input].then(gradient).map(of_backend::<Flex>)
+        })
+    }
+}
+
+/// `x W + b` over the last axis. Burn's own product fills its result with zeros and copies it before it computes.
+pub(crate) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    let inner = [x.clone().inner().into_dispatch(), weight.clone().inner().into_dispatch()];
+    let y = {
+        let [x, weight] = inner.clone().map(primitive::<Flex>);
+        let (x, weight) = (x.to_contiguous(), forwards(&weight));
+        let bias = bias.clone().map(|b| primitive::<Flex>(b.inner().into_dispatch()).to_contiguous());
+        let (rows, columns) = (Matrix::rows(&x), Matrix::new(&weight));
+        let mut dims = shape(&x);
+        dims[D - 1] = columns.columns;
+        let y = tensor(product(rows, columns, bias.as_ref().map(slice)), dims);
+        Tensor::from_dispatch(of_backend::<Flex>(y))
+    };
+    let [saved_x, saved_weight] = inner;
+    let saved = Arc::new(Saved { x: saved_x, weight: saved_weight });
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    match bias {
+        Some(bias) => with_gradient([x, weight, bias.into_dispatch()], y, saved),
+        None => with_gradient([x, weight], y, saved),
+    }
+}
+
+/// The tensor without negative strides.
+fn forwards(x: &Flat) -> Flat {
+    if x.layout().strides().iter().any(|&stride| stride < 0) { x.to_contiguous() } else { x.clone() }
+}
+
+fn column_sums(y: Matrix<'_>) -> Vec<f32> {
+    let mut sums = vec![0.0_f32; y.columns];
+    for row in y.values.chunks_exact(y.columns.max(1)) {
+        for (sum, y) in sums.iter_mut().zip(row) {
+            *sum += y;
+        }
+    }
+    sums
+}
+
+fn shape(x: &Flat) -> Vec<usize> {
+    x.layout().shape().iter().copied().collect()
+}
+
+fn tensor(values: Vec<f32>, shape: Vec<usize>) -> Flat {
+    Flat::from_data(TensorData::new(values, shape))
+}
+
+#[derive(Clone, Copy)]
+struct Matrix<'a> {
+    /// From the element in the corner on.
+    values: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// A contiguous tensor, all axes but the last as rows.
+    fn rows(x: &'a Flat) -> Self {
+        let columns = x.layout().shape().iter().last().copied().unwrap_or(1);
+        Self { values: slice(x), rows: len(x) / columns.max(1), columns, row_stride: columns, column_stride: 1 }
+    }
+    /// A tensor of two axes, as it lies in memory.
+    fn new(x: &'a Flat) -> Self {
+        let (shape, strides) = (x.layout().shape(), x.layout().strides());
+        Self {
+            values: &x.storage::<f32>()[x.layout().start_offset()..],
+            rows: shape[0],
+            columns: shape[1],
+            row_stride: strides[0].unsigned_abs(),
+            column_stride: strides[1].unsigned_abs(),
+        }
+    }
+
+    fn transposed(self) -> Self {
+        Self { rows: self.columns, columns: self.rows, row_stride: self.column_stride, column_stride: self.row_stride, ..self }
+    }
+
+    /// The block of `rows` × `columns` at `(row, column)`.
+    fn block(self, row: usize, rows: usize, column: usize, columns: usize) -> Self {
+        let start = row * self.row_stride + column * self.column_stride;
+        Self { values: self.values.get(start..).unwrap_or_default(), rows, columns, ..self }
+    }
+
+    /// Whether every element lies in `values`.
+    fn is_inside(&self) -> bool {
+        let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
+        self.rows * self.columns == 0 || last(self.rows, self.row_stride) + last(self.columns, self.column_stride) < self.values.len()
+    }
+}
+
+/// Where a task writes its part of the result.
+#[derive(Clone, Copy)]
+struct Target(*mut f32);
+
+impl Target {
+    /// The element `offset` elements on.
+    ///
+    /// # Safety
+    /// It lies in the result's memory or one behind.
+    unsafe fn at(self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+// SAFETY: the tasks write to disjoint elements.
+unsafe impl Send for Target {}
+// SAFETY: as above.
+unsafe impl Sync for Target {}
+
+/// `a b + bias`, in blocks of rows or of columns, whichever are more, one task each.
+fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    assert_eq!(k, b.rows, "inner sizes");
+    let mut y = Vec::with_capacity(m * n);
+    if let Some(bias) = bias {
+        assert_eq!(n, bias.len(), "one bias per column");
+        (0..m).for_each(|_| y.extend_from_slice(bias));
+    }
+    if k == 0 {
+        y.resize(m * n, 0.0);
+        return y;
+    }
+    let long = m.max(n);
+    let tasks = (m * n * k / TASK).clamp(1, rayon::current_num_threads()).min(long.max(1));
+    let target = Target(y.as_mut_ptr());
+    let part = |i: usize| {
+        let (start, end) = (i * long / tasks, (i + 1) * long / tasks);
+        let (row, rows, column, columns) = if m >= n { (start, end - start, 0, n) } else { (0, m, start, end - start) };
+        let (a, b) = (a.block(row, rows, 0, k), b.block(0, k, column, columns));
+        assert!(a.is_inside() && b.is_inside(), "operands within their memory");
+        // SAFETY: `y` has room for m × n elements, the parts are disjoint, and with a bias all have been written; the operands were
+        // checked.
+        unsafe {
+            gemm::gemm(
+                rows,
+                columns,
+                k,
+                target.at(row * n + column),
+                1,
+                n as isize,
+                bias.is_some(),
+                a.values.as_ptr(),
+                a.column_stride as isize,
+                a.row_stride as isize,
+                b.values.as_ptr(),
+                b.column_stride as isize,
+                b.row_stride as isize,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    };
+    if tasks == 1 {
+        part(0);
+    } else {
+        (0..tasks).into_par_iter().for_each(part);
+    }
+    // SAFETY: the parts have written every element.
+    unsafe { y.set_len(m * n) };
+    y
+}

@@ -1,0 +1,7 @@
+//! What holds for every mechanism of the registry, and what the project's page says of them. A mechanism gets these tests by being
+//! registered.
+
+#![allow(clippy::unwrap_used, reason = "in helpers of tests too")]
+
+mod mixers;
+mod readme;
