@@ -1,6 +1,6 @@
 use burn::tensor::{Int, Tensor, activation};
 
-use super::kernel;
+use super::{kernel, linear::linear};
 
 /// Mean cross entropy `−ln softmax(logits)[target]` in nats over the rows whose target is not `ignore`; 0 if there is none.
 ///
@@ -23,4 +23,25 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, ignore: Option<
         row.gather(1, index.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg() * kept.clone()
     };
     losses.sum() / kept.sum().clamp_min(1.0)
+}
+
+/// Least number of logits for [`linear_cross_entropy`] to go without them: as many as a core's cache holds.
+const MANY_LOGITS: usize = 1 << 20;
+
+/// [`cross_entropy`] of the logits `x W`: the head of a language model with its loss.
+///
+/// On the CPU the logits and their gradients exist for a few rows at a time only, whatever the numbers of rows and classes.
+///
+/// # Shapes
+/// - `x`: `[N, D]`; `weight`: `[D, classes]`; `targets`: `[N]`, as for [`cross_entropy`]
+/// - output: `[1]`
+///
+/// # Panics
+/// If a target is outside the classes.
+pub fn linear_cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>, ignore: Option<usize>) -> Tensor<1> {
+    let logits = x.dims()[0] * weight.dims()[1];
+    if logits >= MANY_LOGITS && kernel::on_cpu(&x.device(), x.dtype()) && weight.dtype() == x.dtype() {
+        return kernel::linear_cross_entropy(x, weight, targets, ignore.map_or(-1, |i| i as i64));
+    }
+    cross_entropy(linear(x, weight, None), targets, ignore)
 }

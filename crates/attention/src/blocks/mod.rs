@@ -25,7 +25,7 @@ pub use activation::{gelu, sigmoid, silu_gate};
 pub(crate) use custom_gradient::{GradientRule, with_gradient};
 pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product};
 pub use linear::{linear, project};
-pub use loss::cross_entropy;
+pub use loss::{cross_entropy, linear_cross_entropy};
 pub(crate) use maybe::Maybe;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
 pub use norm::{Norm, NormKind, l2_norm, srms_norm};

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use regard_testkit::{Draw, Sampler, assert_close, cpu, sweep};
 
-use super::{cross_entropy, gelu, kernel, linear, sigmoid, silu_gate, split, srms_norm};
+use super::{cross_entropy, gelu, kernel, linear, linear_cross_entropy, sigmoid, silu_gate, split, srms_norm};
 
 /// Runs `f` on the draws in f32 and in f64 and compares the output and the gradient of each input.
 fn agree<const D: usize, const O: usize>(what: &str, sampler: &mut Sampler, inputs: &[Draw<D>], f: impl Fn(&[Tensor<D>]) -> Tensor<O>) {
@@ -115,5 +115,20 @@ fn parts_of_a_tensor_have_the_gradients_of_narrow_used_or_not() {
             (Some(got), Some(want)) => assert_close("split", &got, &want, 1e-12),
             (got, want) => assert!(got.is_none() && want.is_none(), "no part is used"),
         }
+    });
+}
+
+#[test]
+fn the_head_and_its_loss_in_parts_agree_with_the_whole_however_the_weight_lies() {
+    sweep("linear_cross_entropy", 6, |s| {
+        let (rows, d) = (s.size(257, 600), s.size(1, 24));
+        let classes = (1 << 20) / rows + s.size(1, 2000);
+        let transposed = s.flip();
+        let (x, w) = (s.tensor([rows, d], -2.0, 2.0), s.tensor(if transposed { [classes, d] } else { [d, classes] }, -1.0, 1.0));
+        let targets: Vec<i64> = (0..rows).map(|_| s.size(0, classes - 1) as i64).collect();
+        let ignore = s.flip().then(|| targets[0] as usize);
+        let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [rows]), &cpu().autodiff());
+        let place = move |w: &Tensor<2>| if transposed { w.clone().transpose() } else { w.clone() };
+        agree("linear_cross_entropy", s, &[x, w], |x| linear_cross_entropy(x[0].clone(), place(&x[1]), targets.clone(), ignore) * 3.0);
     });
 }

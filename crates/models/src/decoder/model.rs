@@ -5,7 +5,7 @@ use burn::{
 };
 use regard::{
     Error, MixerMemory, MixerState, Result, SequenceMixer,
-    blocks::{Norm, cross_entropy, linear, project},
+    blocks::{Norm, cross_entropy, linear, linear_cross_entropy, project},
 };
 
 use super::block::Block;
@@ -64,18 +64,25 @@ impl Decoder {
     /// # Panics
     /// If T exceeds the learned positions or an id the vocabulary: the data loader guarantees both.
     pub fn forward(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
-        let mut x = self.dropout.forward(self.embed(ids, 0));
-        for block in &self.blocks {
-            x = block.forward(x, padding.clone());
-        }
-        self.logits(x)
+        self.logits(self.features(ids, padding))
+    }
+
+    /// What the norm before the head reads. `[B, T, D]`
+    fn features(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+        let x = self.dropout.forward(self.embed(ids, 0));
+        self.blocks.iter().fold(x, |x, block| block.forward(x, padding.clone()))
     }
 
     /// Mean cross entropy of `targets` `[B, T]` in nats, over the positions whose target is not `ignore`.
     pub fn loss(&self, ids: Tensor<2, Int>, targets: Tensor<2, Int>, ignore: Option<usize>) -> Tensor<1> {
-        let logits = self.forward(ids, None);
-        let [b, t, v] = logits.dims();
-        cross_entropy(logits.reshape([b * t, v]), targets.reshape([b * t]), ignore)
+        let x = self.norm.forward(self.features(ids, None));
+        let [b, t, d] = x.dims();
+        let (x, targets) = (x.reshape([b * t, d]), targets.reshape([b * t]));
+        match &self.head {
+            Some(Linear { weight, bias: None, .. }) => linear_cross_entropy(x, weight.val(), targets, ignore),
+            Some(head) => cross_entropy(project(head, x), targets, ignore),
+            None => linear_cross_entropy(x, self.embedding.weight.val().transpose(), targets, ignore),
+        }
     }
 
     /// The state before the first token of `batch` sequences.

@@ -6,7 +6,10 @@ use burn::{
 };
 use rayon::prelude::*;
 
-use super::activation::{len, slice};
+use super::{
+    activation::slice,
+    matrix::{Matrix, Target},
+};
 use crate::blocks::custom_gradient::{GradientRule, of_backend, primitive, with_gradient};
 
 type Flat = FloatTensor<Flex>;
@@ -60,7 +63,7 @@ pub(crate) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Opti
 }
 
 /// The tensor without negative strides.
-fn forwards(x: &Flat) -> Flat {
+pub(super) fn forwards(x: &Flat) -> Flat {
     if x.layout().strides().iter().any(|&stride| stride < 0) { x.to_contiguous() } else { x.clone() }
 }
 
@@ -82,71 +85,6 @@ fn tensor(values: Vec<f32>, shape: Vec<usize>) -> Flat {
     Flat::from_data(TensorData::new(values, shape))
 }
 
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    /// From the element in the corner on.
-    values: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// A contiguous tensor, all axes but the last as rows.
-    fn rows(x: &'a Flat) -> Self {
-        let columns = x.layout().shape().iter().last().copied().unwrap_or(1);
-        Self { values: slice(x), rows: len(x) / columns.max(1), columns, row_stride: columns, column_stride: 1 }
-    }
-    /// A tensor of two axes, as it lies in memory.
-    fn new(x: &'a Flat) -> Self {
-        let (shape, strides) = (x.layout().shape(), x.layout().strides());
-        Self {
-            values: &x.storage::<f32>()[x.layout().start_offset()..],
-            rows: shape[0],
-            columns: shape[1],
-            row_stride: strides[0].unsigned_abs(),
-            column_stride: strides[1].unsigned_abs(),
-        }
-    }
-
-    fn transposed(self) -> Self {
-        Self { rows: self.columns, columns: self.rows, row_stride: self.column_stride, column_stride: self.row_stride, ..self }
-    }
-
-    /// The block of `rows` × `columns` at `(row, column)`.
-    fn block(self, row: usize, rows: usize, column: usize, columns: usize) -> Self {
-        let start = row * self.row_stride + column * self.column_stride;
-        Self { values: self.values.get(start..).unwrap_or_default(), rows, columns, ..self }
-    }
-
-    /// Whether every element lies in `values`.
-    fn is_inside(&self) -> bool {
-        let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
-        self.rows * self.columns == 0 || last(self.rows, self.row_stride) + last(self.columns, self.column_stride) < self.values.len()
-    }
-}
-
-/// Where a task writes its part of the result.
-#[derive(Clone, Copy)]
-struct Target(*mut f32);
-
-impl Target {
-    /// The element `offset` elements on.
-    ///
-    /// # Safety
-    /// It lies in the result's memory or one behind.
-    unsafe fn at(self, offset: usize) -> *mut f32 {
-        // SAFETY: the caller's.
-        unsafe { self.0.add(offset) }
-    }
-}
-
-// SAFETY: the tasks write to disjoint elements.
-unsafe impl Send for Target {}
-// SAFETY: as above.
-unsafe impl Sync for Target {}
-
 /// `a b + bias`, in blocks of rows or of columns, whichever are more, one task each.
 fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     let (m, n, k) = (a.rows, b.columns, a.columns);
@@ -162,37 +100,13 @@ fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     }
     let long = m.max(n);
     let tasks = (m * n * k / TASK).clamp(1, rayon::current_num_threads()).min(long.max(1));
-    let target = Target(y.as_mut_ptr());
+    let target = Target::new(&mut y);
     let part = |i: usize| {
         let (start, end) = (i * long / tasks, (i + 1) * long / tasks);
         let (row, rows, column, columns) = if m >= n { (start, end - start, 0, n) } else { (0, m, start, end - start) };
         let (a, b) = (a.block(row, rows, 0, k), b.block(0, k, column, columns));
-        assert!(a.is_inside() && b.is_inside(), "operands within their memory");
-        // SAFETY: `y` has room for m × n elements, the parts are disjoint, and with a bias all have been written; the operands were
-        // checked.
-        unsafe {
-            gemm::gemm(
-                rows,
-                columns,
-                k,
-                target.at(row * n + column),
-                1,
-                n as isize,
-                bias.is_some(),
-                a.values.as_ptr(),
-                a.column_stride as isize,
-                a.row_stride as isize,
-                b.values.as_ptr(),
-                b.column_stride as isize,
-                b.row_stride as isize,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
-        }
+        // SAFETY: `y` has room for m × n elements, the parts are disjoint, and with a bias all have been written.
+        unsafe { target.at(row * n + column).multiply([n, 1], a, b, bias.is_some()) };
     };
     if tasks == 1 {
         part(0);

@@ -4,10 +4,13 @@
 //! direction is one pass.
 
 mod activation;
+mod head;
 mod linear;
 mod loss;
+mod matrix;
 mod norm;
 
+pub(crate) use head::linear_cross_entropy;
 pub(crate) use linear::linear;
 
 use std::{fmt, sync::Arc};
