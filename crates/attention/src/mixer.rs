@@ -8,7 +8,9 @@ use crate::{
     LayerPlace, MixerMemory, Result, SequenceMixer,
     flow_attention::{FlowAttention, FlowAttentionConfig, FlowState},
     kimi_delta::{KimiDelta, KimiDeltaConfig, KimiDeltaState},
+    latent_attention::{LatentAttention, LatentAttentionConfig, LatentState},
     lightning_attention::{Lightning, LightningConfig, LightningState},
+    nprf::{Nprf, NprfConfig, NprfState},
     softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
 };
 
@@ -123,8 +125,12 @@ mixers! {
     "flow" Flow(FlowAttentionConfig, FlowAttention, FlowState),
     /// Kimi Delta Attention.
     "kimi_delta" KimiDelta(KimiDeltaConfig, KimiDelta, KimiDeltaState),
+    /// Multi-head latent attention.
+    "latent" Latent(LatentAttentionConfig, LatentAttention, LatentState),
     /// Lightning attention in the gated layer of TransNormerLLM.
     "lightning" Lightning(LightningConfig, Lightning, LightningState),
+    /// Kernelised attention with relative positional bias.
+    "nprf" Nprf(NprfConfig, Nprf, NprfState),
     /// Softmax attention.
     "softmax" Softmax(SoftmaxAttentionConfig, SoftmaxAttention, SoftmaxState),
 }

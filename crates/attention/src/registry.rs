@@ -60,6 +60,16 @@ pub const MECHANISMS: &[Entry] = &[
         page: include_str!("kimi_delta/README.md"),
     },
     Entry {
+        id: "latent",
+        name: "Multi-head latent attention",
+        paper: "DeepSeek-AI 2024, arXiv 2405.04434",
+        direction: Direction::Causal,
+        time: "T²(K+V)",
+        state: "T(R+r)/H",
+        kernels: &["cpu"],
+        page: include_str!("latent_attention/README.md"),
+    },
+    Entry {
         id: "lightning",
         name: "Lightning attention",
         paper: "Qin et al. 2024, arXiv 2405.17381",
@@ -68,6 +78,16 @@ pub const MECHANISMS: &[Entry] = &[
         state: "KV",
         kernels: &[],
         page: include_str!("lightning_attention/README.md"),
+    },
+    Entry {
+        id: "nprf",
+        name: "Kernelised attention with relative positional bias",
+        paper: "Luo et al. 2021, NeurIPS",
+        direction: Direction::Both,
+        time: "min(T²(K+V), TKV log T)",
+        state: "R(K+V)+KV",
+        kernels: &["cpu"],
+        page: include_str!("nprf/README.md"),
     },
     Entry {
         id: "softmax",

@@ -3,7 +3,14 @@
 #![warn(missing_docs)]
 
 pub mod decoder;
+pub mod flowformer;
+pub mod kimi_linear;
+pub mod nprf;
+pub mod registry;
 pub mod tnl;
+pub mod weights;
 
-pub use decoder::{Decoder, DecoderConfig, DecoderState, Positions};
+pub use decoder::{ChannelMixer, Decoder, DecoderConfig, DecoderState, Positions};
+pub use kimi_linear::KimiLinearConfig;
+pub use nprf::NprfLmConfig;
 pub use tnl::TnlConfig;

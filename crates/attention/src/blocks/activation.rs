@@ -7,6 +7,11 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if kernel::on_cpu(&x.device(), x.dtype()) { kernel::gelu(x) } else { activation::gelu(x) }
 }
 
+/// The approximate GELU, `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    activation::gelu_approximate(x)
+}
+
 /// `SiLU(gate) ⊙ x`, the gate of SwiGLU.
 pub fn silu_gate<const D: usize>(gate: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
     if kernel::on_cpu(&x.device(), x.dtype()) { kernel::silu_gate(gate, x) } else { activation::silu(gate) * x }

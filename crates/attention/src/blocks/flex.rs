@@ -38,8 +38,28 @@ impl NewTensor {
         Self { data: scratch(dims.iter().product()), dims, strides: [h * t * width, t * width, width] }
     }
 
+    /// As [`like`](Self::like), with memory that is not written even once before: for kernels that write all of it, by pointers alone,
+    /// and then call [`written`](Self::written).
+    pub(crate) fn unwritten(like: &FlexTensor, dims: [usize; 4]) -> Self {
+        let len = dims.iter().product();
+        let Self { strides, .. } = Self::like(like, [0, dims[1], dims[2], dims[3]]);
+        // NaN under test, as all scratch memory.
+        let mut data = if cfg!(test) { scratch(len) } else { Vec::with_capacity(len) };
+        data.clear();
+        Self { data, dims, strides }
+    }
+
+    /// # Safety
+    /// Every number must have been written through [`target`](Self::target).
+    pub(crate) unsafe fn written(&mut self) {
+        let len = self.dims.iter().product();
+        assert!(len <= self.data.capacity(), "made for these sizes");
+        // SAFETY: within the capacity, and the caller has written the numbers.
+        unsafe { self.data.set_len(len) };
+    }
+
     pub(crate) fn target(&mut self) -> Target<'_> {
-        Target::new(&mut self.data, self.strides, self.dims)
+        Target::of(&mut self.data, self.strides, self.dims)
     }
 
     pub(crate) fn finish(self) -> FlexTensor {

@@ -6,7 +6,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    activation::{gelu, silu_gate},
+    activation::{gelu, gelu_tanh, silu_gate},
     linear::project,
 };
 use crate::{Error, Result};
@@ -22,6 +22,8 @@ pub enum MlpKind {
     Sglu,
     /// `W_d GELU(W_u x)`, the exact GELU.
     Gelu,
+    /// `W_d GELU(W_u x)`, the GELU approximated by the hyperbolic tangent (GPT-2).
+    GeluTanh,
 }
 
 impl MlpKind {
@@ -29,7 +31,7 @@ impl MlpKind {
     pub fn weights_per_unit(self, d_model: usize) -> usize {
         match self {
             Self::SwiGlu | Self::Sglu => 3 * d_model,
-            Self::Gelu => 2 * d_model,
+            Self::Gelu | Self::GeluTanh => 2 * d_model,
         }
     }
 }
@@ -61,10 +63,10 @@ impl MlpConfig {
         }
         let linear = |from, to| LinearConfig::new(from, to).with_bias(self.bias).init(device);
         Ok(Mlp {
-            gate: (self.kind != MlpKind::Gelu).then(|| linear(self.d_model, self.d_ff)),
+            gate: matches!(self.kind, MlpKind::SwiGlu | MlpKind::Sglu).then(|| linear(self.d_model, self.d_ff)),
             up: linear(self.d_model, self.d_ff),
             down: linear(self.d_ff, self.d_model),
-            silu: self.kind == MlpKind::SwiGlu,
+            kind: self.kind,
         })
     }
 }
@@ -78,7 +80,8 @@ pub struct Mlp {
     pub up: Linear,
     /// W_d.
     pub down: Linear,
-    silu: bool,
+    #[module(skip)]
+    kind: MlpKind,
 }
 
 impl Mlp {
@@ -87,10 +90,11 @@ impl Mlp {
     /// # Shapes
     /// - `x`: `[…, D]`; output: the same
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
-        let inner = match &self.gate {
-            Some(gate) if self.silu => silu_gate(project(gate, x.clone()), project(&self.up, x)),
-            Some(gate) => project(gate, x.clone()) * project(&self.up, x),
-            None => gelu(project(&self.up, x)),
+        let inner = match (&self.gate, self.kind) {
+            (Some(gate), MlpKind::SwiGlu) => silu_gate(project(gate, x.clone()), project(&self.up, x)),
+            (Some(gate), _) => project(gate, x.clone()) * project(&self.up, x),
+            (None, MlpKind::GeluTanh) => gelu_tanh(project(&self.up, x)),
+            (None, _) => gelu(project(&self.up, x)),
         };
         project(&self.down, inner)
     }

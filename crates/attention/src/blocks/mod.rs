@@ -1,14 +1,18 @@
-//! What mechanisms and models share: norms, gated linear units, short convolutions, positions, packed sequences.
+//! What mechanisms and models share: norms, gated linear units, mixtures of experts, short convolutions, positions, packed sequences.
 
 mod activation;
+mod cache;
 mod custom_gradient;
 mod decayed_product;
 pub(crate) mod flex;
+mod grouped;
 pub(crate) mod kernel;
+mod lazy;
 mod linear;
 mod loss;
 mod maybe;
 mod mlp;
+mod moe;
 mod norm;
 mod packed;
 mod raw;
@@ -21,13 +25,16 @@ mod split;
 #[cfg(test)]
 mod tests;
 
-pub use activation::{gelu, sigmoid, silu_gate};
+pub use activation::{gelu, gelu_tanh, sigmoid, silu_gate};
+pub(crate) use cache::TokenCache;
 pub(crate) use custom_gradient::{GradientRule, with_gradient};
 pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product};
+pub(crate) use lazy::lazy_param;
 pub use linear::{linear, project};
 pub use loss::{cross_entropy, linear_cross_entropy};
 pub(crate) use maybe::Maybe;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
+pub use moe::{Experts, Moe, MoeConfig, Router, Routing};
 pub use norm::{Norm, NormKind, gated_rms_norm, l2_norm, srms_norm};
 pub(crate) use packed::check_cu_seqlens;
 pub use rotary::rotary;

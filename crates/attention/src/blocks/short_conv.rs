@@ -5,7 +5,7 @@ use burn::{
     tensor::{Device, Distribution, Tensor, TensorData, activation},
 };
 
-use super::kernel;
+use super::{kernel, lazy_param};
 use crate::{Error, Result};
 
 /// Depthwise causal convolution over few tokens, one filter per channel, without bias: `y_t = Σ_{i<n} w_i x_{t-n+1+i}`.
@@ -29,8 +29,9 @@ impl ShortConv {
             }
         }
         let bound = 1.0 / (kernel as f64).sqrt();
-        let weight = Tensor::random([channels, kernel], Distribution::Uniform(-bound, bound), device);
-        Ok(Self { weight: Param::from_tensor(weight) })
+        let shape = [channels, kernel];
+        let weight = move |device: &Device| Tensor::random(shape, Distribution::Uniform(-bound, bound), device);
+        Ok(Self { weight: lazy_param(shape, device, weight) })
     }
 
     /// Number of inputs before a token that its output depends on.

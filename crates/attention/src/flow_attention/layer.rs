@@ -90,12 +90,17 @@ pub struct FlowWidths {
 }
 
 impl FlowAttentionConfig {
-    const OP: &str = "flow";
+    pub(super) const OP: &str = "flow";
 
     /// The core code of the authors: projections with biases, sigmoid, ε = 1e-6, bounds −1 and 1.
     pub fn new(heads: usize) -> Self {
         let FlowOptions { feature_map, eps, extra_eps, clamp, competition, allocation, .. } = FlowOptions::default();
         Self { heads, bias: true, feature_map, eps, extra_eps, clamp, competition, allocation }
+    }
+
+    /// The vision code of the authors: as [`new`](Self::new), with 1e-6 added to each of the four flows.
+    pub fn vision(heads: usize) -> Self {
+        Self { extra_eps: 1e-6, ..Self::new(heads) }
     }
 
     /// The layer for width `d_model`.
@@ -117,10 +122,7 @@ impl FlowAttentionConfig {
                 return Err(Error::argument(Self::OP, arg, "at least 1", width));
             }
         }
-        if self.heads == 0 || !model.is_multiple_of(self.heads) {
-            return Err(Error::argument(Self::OP, "heads", format!("a divisor of d_model = {model}"), self.heads));
-        }
-        self.options().check(Self::OP)?;
+        self.check(model)?;
         let linear = |from, to| LinearConfig::new(from, to).with_bias(self.bias).init(device);
         Ok(FlowAttention {
             query_projection: linear(input, model),
@@ -131,7 +133,15 @@ impl FlowAttentionConfig {
         })
     }
 
-    fn options(&self) -> FlowOptions {
+    /// Whether the configuration fits projections of width `model`.
+    pub(super) fn check(&self, model: usize) -> Result<()> {
+        if self.heads == 0 || !model.is_multiple_of(self.heads) {
+            return Err(Error::argument(Self::OP, "heads", format!("a divisor of d_model = {model}"), self.heads));
+        }
+        self.options().check(Self::OP)
+    }
+
+    pub(super) fn options(&self) -> FlowOptions {
         let Self { heads: _, bias: _, feature_map, eps, extra_eps, clamp, competition, allocation } = *self;
         FlowOptions { feature_map, eps, extra_eps, clamp, competition, allocation, key_mask: None, query_mask: None }
     }

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod causal;
+mod fused;
 mod layer;
 mod op;
 mod options;
@@ -10,6 +11,7 @@ mod runs;
 mod tests;
 
 pub use causal::{FlowState, flow_attention_causal};
+pub use fused::FusedFlowAttention;
 pub use layer::{FlowAttention, FlowAttentionConfig, FlowWidths};
 pub use op::flow_attention;
 pub use options::{FlowFeatureMap, FlowOptions};

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, LayerPlace, MixerMemory, Result, SequenceMixer,
-    blocks::{ShortConv, check_cu_seqlens, gated_rms_norm, l2_norm, project},
+    blocks::{ShortConv, check_cu_seqlens, gated_rms_norm, l2_norm, lazy_param, project},
 };
 
 const OP: &str = "kimi_delta";
@@ -43,6 +43,9 @@ pub struct KimiDeltaConfig {
     /// Whether β lies in (0, 2) instead of (0, 1), so that transitions can have negative eigenvalues.
     #[serde(default)]
     pub allow_neg_eigval: bool,
+    /// Whether the output gate has a bias: not in the published checkpoint, but in the layer of flash-linear-attention.
+    #[serde(default)]
+    pub gate_bias: bool,
     /// Tokens C per chunk, a power of two up to 256. Changes speed; results only by rounding.
     #[serde(default = "default_chunk")]
     pub chunk: usize,
@@ -74,6 +77,7 @@ impl KimiDeltaConfig {
             gate: DecayGate::default(),
             scalar_gate: false,
             allow_neg_eigval: false,
+            gate_bias: false,
             chunk: default_chunk(),
             norm_epsilon: default_norm_epsilon(),
         }
@@ -105,10 +109,11 @@ impl KimiDeltaConfig {
         if !(self.norm_epsilon > 0.0 && self.norm_epsilon.is_finite()) {
             return Err(Error::argument(OP, "norm_epsilon", "above 0", self.norm_epsilon));
         }
-        let linear = |from, to| {
+        let biased = |from, to, bias| {
             let initializer = Initializer::Normal { mean: 0.0, std: 0.02 };
-            LinearConfig::new(from, to).with_bias(false).with_initializer(initializer).init(device)
+            LinearConfig::new(from, to).with_bias(bias).with_initializer(initializer).init(device)
         };
+        let linear = |from, to| biased(from, to, false);
         let (keys, values) = (self.heads * width, value_heads * width);
         let decays = if self.scalar_gate { value_heads } else { values };
         Ok(KimiDelta {
@@ -119,13 +124,15 @@ impl KimiDeltaConfig {
             forget_gate: ForgetGate {
                 f_a_proj: linear(d_model, width),
                 f_b_proj: linear(width, decays),
-                a_log: Param::from_tensor(Tensor::random([value_heads], Distribution::Uniform(1.0, 16.0), device).log()),
-                dt_bias: Param::from_tensor(initial_dt_bias(decays, device)),
+                a_log: lazy_param([value_heads], device, move |device| {
+                    Tensor::random([value_heads], Distribution::Uniform(1.0, 16.0), device).log()
+                }),
+                dt_bias: lazy_param([decays], device, move |device| initial_dt_bias(decays, device)),
                 gate: self.gate,
             },
             b_proj: linear(d_model, value_heads),
             g_a_proj: linear(d_model, width),
-            g_b_proj: linear(width, values),
+            g_b_proj: biased(width, values, self.gate_bias),
             o_norm: RmsNormConfig::new(width).with_epsilon(self.norm_epsilon).init(device),
             out_proj: linear(values, d_model),
             heads: self.heads,

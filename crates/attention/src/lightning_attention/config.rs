@@ -144,7 +144,7 @@ fn epsilon() -> f64 {
 }
 
 fn block() -> usize {
-    64
+    super::op::BLOCK
 }
 
 impl LightningConfig {

@@ -4,7 +4,7 @@ use burn::{
     tensor::{Bool, DType, Int, Tensor, activation},
 };
 
-use super::{Activation, LightningOpts, Lrpe, lightning_attention};
+use super::{Activation, LightningOpts, Lrpe, lightning_attention, lightning_step};
 use crate::{
     MixerMemory, SequenceMixer,
     blocks::{Norm, project, split},
@@ -164,13 +164,10 @@ impl SequenceMixer for Lightning {
 
     fn step(&self, x: Tensor<2>, state: &mut LightningState) -> Tensor<2> {
         let Projected { q, k, v, gate } = self.project(x.unsqueeze_dim(1), state.position);
-        let dtype = q.dtype();
-        let [q, k, v] = [q, k, v].map(|x| x.cast(state.kv.dtype()));
-        let decay: Vec<f64> = self.slopes.iter().map(|slope| (-slope).exp()).collect();
-        let decay = Tensor::<1>::from_data(decay.as_slice(), (&q.device(), q.dtype())).reshape([1, self.heads, 1, 1]);
-        state.kv = state.kv.clone() * decay + k.transpose().matmul(v);
+        let [q, k, v] = [q, k, v].map(|x| x.squeeze_dim::<3>(2));
+        let attended = lightning_step(q, k, v, &self.slopes, 1.0, &mut state.kv).unwrap_or_else(|e| panic!("{e}"));
         state.position += 1;
-        self.output(q.matmul(state.kv.clone()).cast(dtype), gate).squeeze_dim(1)
+        self.output(attended.unsqueeze_dim(2), gate).squeeze_dim(1)
     }
 
     fn flops_per_token(&self, context: usize) -> f64 {

@@ -3,7 +3,7 @@ use burn::{
     tensor::{DType, Device, FloatDType, Tensor, TensorData},
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, blocks::lazy_param};
 
 /// Configuration of [`Lrpe`].
 #[derive(Clone, Debug, PartialEq)]
@@ -36,10 +36,13 @@ impl LrpeConfig {
         if !(self.base > 0.0 && self.base.is_finite()) {
             return Err(Error::argument(OP, "base", "positive and finite", self.base));
         }
-        let count = self.heads * self.width;
-        let theta: Vec<f64> = (0..count).map(|i| self.base.powf(-2.0 * i as f64 / count as f64)).collect();
-        let data = TensorData::new(theta, [self.heads, 1, self.width]).convert_dtype(DType::F32);
-        Ok(Lrpe { theta: Param::from_tensor(Tensor::from_data(data, device)) })
+        let (shape, base) = ([self.heads, 1, self.width], self.base);
+        let theta = move |device: &Device| {
+            let count = shape.iter().product::<usize>();
+            let theta: Vec<f64> = (0..count).map(|i| base.powf(-2.0 * i as f64 / count as f64)).collect();
+            Tensor::from_data(TensorData::new(theta, shape).convert_dtype(DType::F32), device)
+        };
+        Ok(Lrpe { theta: lazy_param(shape, device, theta) })
     }
 }
 

@@ -14,5 +14,5 @@ mod tests;
 pub use config::{Activation, GateKind, LightningConfig, PositionPolicy};
 pub use layer::{Gate, Lightning, LightningState};
 pub use lrpe::{Lrpe, LrpeConfig};
-pub use op::{LightningOpts, Variant, lightning_attention};
+pub use op::{LightningOpts, Variant, lightning_attention, lightning_step};
 pub use slopes::DecayRule;

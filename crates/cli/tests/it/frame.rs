@@ -47,6 +47,19 @@ fn list_describes_mechanisms_in_json() {
 }
 
 #[test]
+fn list_counts_the_weights_of_named_networks() {
+    let place = Place::new();
+    let list = place.json(&["list", "--models", "--json"]);
+    let kimi = list["models"].as_array().unwrap().iter().find(|m| m["name"] == "kimi_linear_48b").unwrap();
+    assert_eq!(kimi["params"], 49_122_675_072_u64);
+    assert_eq!(kimi["active_params"], 3_106_965_888_u64);
+    assert_eq!(kimi["state_bytes"]["1048576"], 8_499_134_464_u64);
+    let table = place.stdout(&["list", "--models"]);
+    let row = table.lines().find(|line| line.starts_with("tnl_385m ")).unwrap();
+    assert!(row.contains("384,926,720") && row.contains("12.5 MiB"), "{row}");
+}
+
+#[test]
 fn list_prints_the_page_of_a_mechanism() {
     assert_eq!(Place::new().stdout(&["list", "--page", "softmax"]).trim_end(), regard::registry::find("softmax").unwrap().page.trim_end());
 }

@@ -3,10 +3,9 @@ use burn::{
     nn::Dropout,
     tensor::{Bool, Tensor},
 };
-use regard::{
-    Mixer, MixerState, SequenceMixer,
-    blocks::{Mlp, Norm},
-};
+use regard::{Mixer, MixerState, SequenceMixer, blocks::Norm};
+
+use super::channel::ChannelMixer;
 
 /// `x ← x + Mixer(Norm(x))`, then `x ← x + Mlp(Norm(x))`.
 #[derive(Module, Debug)]
@@ -18,7 +17,7 @@ pub struct Block {
     /// Norm before the channel mixer.
     pub mlp_norm: Norm,
     /// Channel mixer.
-    pub mlp: Mlp,
+    pub mlp: ChannelMixer,
     /// Dropout of both branches.
     pub dropout: Dropout,
 }

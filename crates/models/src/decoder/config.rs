@@ -4,11 +4,11 @@ use burn::{
 };
 use regard::{
     Error, LayerPlace, MixerConfig, Result,
-    blocks::{MlpConfig, MlpKind, NormKind},
+    blocks::{MlpConfig, MlpKind, MoeConfig, NormKind},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{block::Block, init::initialise, model::Decoder};
+use super::{block::Block, channel::ChannelMixer, init::initialise, model::Decoder};
 
 /// How the network learns where a token stands, besides what its mixers know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,12 @@ pub struct DecoderConfig {
     /// Channel mixer.
     #[serde(default)]
     pub mlp: MlpKind,
+    /// A mixture of experts in the place of the channel mixer, in all layers but the first `dense_layers`.
+    #[serde(default)]
+    pub moe: Option<MoeConfig>,
+    /// Number of leading layers without the mixture of experts.
+    #[serde(default)]
+    pub dense_layers: usize,
     /// Norm before each mixer and before the head.
     #[serde(default)]
     pub norm: NormKind,
@@ -93,6 +99,8 @@ impl DecoderConfig {
             // 8/3 D keeps a gated network at the size of the usual 4 D without a gate.
             d_ff: (d_model * 8 / 3).next_multiple_of(8),
             mlp: MlpKind::default(),
+            moe: None,
+            dense_layers: 0,
             norm: NormKind::default(),
             norm_epsilon: default_epsilon(),
             positions: Positions::default(),
@@ -116,6 +124,15 @@ impl DecoderConfig {
     /// # Errors
     /// If a size is 0, there is no mixer, `dropout` is outside [0, 1), or a mixer rejects its configuration.
     pub fn init(&self, device: &Device) -> Result<Decoder> {
+        Ok(initialise(self.skeleton(device)?, self))
+    }
+
+    /// The network without memory for its weights: shapes and names alone, for counting and for reading a checkpoint into it. A weight
+    /// that is used before it is read gets some initial value, not that of [`init`](Self::init).
+    ///
+    /// # Errors
+    /// As [`init`](Self::init).
+    pub fn skeleton(&self, device: &Device) -> Result<Decoder> {
         const OP: &str = "decoder";
         let sizes = [("vocab", self.vocab), ("d_model", self.d_model), ("layers", self.layers), ("context", self.context)];
         for (arg, size) in sizes {
@@ -137,13 +154,16 @@ impl DecoderConfig {
                     mixer_norm: norm(),
                     mixer: self.mixer(index).init(self.d_model, LayerPlace { index, count: self.layers }, device)?,
                     mlp_norm: norm(),
-                    mlp: mlp.init(device)?,
+                    mlp: match &self.moe {
+                        Some(moe) if index >= self.dense_layers => ChannelMixer::Moe(moe.init(self.d_model, device)?),
+                        _ => ChannelMixer::Dense(mlp.init(device)?),
+                    },
                     dropout: DropoutConfig::new(self.dropout).init(),
                 })
             })
             .collect::<Result<Vec<_>>>()?;
         let embed = |count| EmbeddingConfig::new(count, self.d_model).init(device);
-        let decoder = Decoder {
+        Ok(Decoder {
             embedding: embed(self.vocab),
             positions: (self.positions == Positions::Learned).then(|| embed(self.context)),
             blocks,
@@ -151,7 +171,6 @@ impl DecoderConfig {
             head: (!self.tied).then(|| LinearConfig::new(self.d_model, self.vocab).with_bias(false).init(device)),
             dropout: DropoutConfig::new(self.dropout).init(),
             embedding_scale: if self.scale_embedding { (self.d_model as f64).sqrt() } else { 1.0 },
-        };
-        Ok(initialise(decoder, self))
+        })
     }
 }

@@ -5,15 +5,15 @@ use burn::{
 
 use super::{config::DecoderConfig, model::Decoder};
 
-/// Draws the weights of all linear layers and embeddings from N(0, std), those of the projections back into the residual stream with
-/// std/√(2L). What else a mixer has (decay rates, gates, convolutions, positions of its own) keeps the values of its paper.
+/// Draws the weights of all linear layers, experts and embeddings from N(0, std), those of the projections back into the residual stream
+/// with std/√(2L). What else a mixer has (decay rates, gates, convolutions, positions of its own) keeps the values of its paper.
 pub(super) fn initialise(decoder: Decoder, config: &DecoderConfig) -> Decoder {
     let residual = if config.scale_residual_init { config.init_std / (2.0 * config.layers as f64).sqrt() } else { config.init_std };
     decoder.map(&mut Initialise { std: config.init_std, residual, names: Vec::new(), types: Vec::new() })
 }
 
 /// The fields that project back into the residual stream.
-const RESIDUAL: [&str; 2] = ["out_proj", "down"];
+const RESIDUAL: [&str; 3] = ["out_proj", "down", "down_proj"];
 
 struct Initialise {
     std: f64,
@@ -37,13 +37,17 @@ impl ModuleMapper for Initialise {
         let owner = self.types.iter().rev().find(|t| t.starts_with("Struct"));
         let is = |kind: &str| owner.is_some_and(|t| t == kind);
         let name = self.names.last().map_or("", String::as_str);
-        if !(is("Struct:Linear") || is("Struct:Embedding")) {
+        // Of a matrix of experts the name is the field's own, of a linear layer that of the layer.
+        let experts = is("Struct:Experts") || is("Struct:Router") && name == "weight";
+        if !(is("Struct:Linear") || is("Struct:Embedding") || experts) {
+            // Drawn now, so that the order of the draws does not depend on the first use.
+            drop(param.val());
             return param;
         }
         if name == "bias" {
             return param.map(|b| leaf(b.zeros_like()));
         }
-        let field = self.names.iter().rev().nth(1).map_or("", String::as_str);
+        let field = self.names.iter().rev().nth(usize::from(!experts)).map_or("", String::as_str);
         let std = if RESIDUAL.contains(&field) { self.residual } else { self.std };
         param.map(|w| leaf(w.random_like(Distribution::Normal(0.0, std))))
     }

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod block;
+mod channel;
 mod config;
 mod init;
 mod model;
@@ -9,5 +10,6 @@ mod model;
 mod tests;
 
 pub use block::Block;
+pub use channel::ChannelMixer;
 pub use config::{DecoderConfig, Positions};
 pub use model::{Decoder, DecoderState};

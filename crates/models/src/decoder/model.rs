@@ -10,6 +10,8 @@ use regard::{
 
 use super::block::Block;
 
+const OP: &str = "decoder";
+
 /// A decoder-only language model: see the [module's page](super).
 #[derive(Module, Debug)]
 pub struct Decoder {
@@ -69,6 +71,7 @@ impl Decoder {
 
     /// What the norm before the head reads. `[B, T, D]`
     fn features(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+        self.check_end(ids.dims()[1]).unwrap_or_else(|e| panic!("{e}"));
         let x = self.dropout.forward(self.embed(ids, 0));
         self.blocks.iter().fold(x, |x, block| block.forward(x, padding.clone()))
     }
@@ -121,23 +124,23 @@ impl Decoder {
         Ok(self.logits(x.unsqueeze_dim::<3>(1)).squeeze_dim(1))
     }
 
-    /// Number of trained weights.
+    /// Number of trained weights. The biases of routers, which no gradient trains, are not counted.
     pub fn params(&self) -> usize {
-        self.num_params()
+        self.num_params() - self.blocks.iter().map(|b| b.mlp.num_params() - b.mlp.trained()).sum::<usize>()
+    }
+
+    /// Number of weights that one token meets: of experts the chosen ones, and the embedding only where it is the head.
+    pub fn active_params(&self) -> usize {
+        let idle: usize = self.blocks.iter().map(|b| b.mlp.trained() - b.mlp.active()).sum();
+        let looked_up = if self.head.is_some() { self.embedding.num_params() } else { 0 };
+        self.params() - idle - looked_up
     }
 
     /// Floating-point operations of training per token in sequences of `context` tokens: forward and twice that for backward, a
     /// multiply-add counted as two; norms, activations and the embedding look-up are left out.
     pub fn training_flops_per_token(&self, context: usize) -> f64 {
         let [vocab, d_model] = self.embedding.weight.lazy_shape().dims();
-        let blocks: f64 = self
-            .blocks
-            .iter()
-            .map(|b| {
-                let mlp = b.mlp.num_params();
-                b.mixer.flops_per_token(context) + 2.0 * mlp as f64
-            })
-            .sum();
+        let blocks: f64 = self.blocks.iter().map(|b| b.mixer.flops_per_token(context) + 2.0 * b.mlp.active() as f64).sum();
         3.0 * (blocks + 2.0 * (vocab * d_model) as f64)
     }
 
@@ -166,7 +169,6 @@ impl Decoder {
     }
 
     fn check(&self, ids: &Tensor<2, Int>, state: &DecoderState) -> Result<()> {
-        const OP: &str = "decoder";
         let [b, t] = ids.dims();
         if b != state.batch {
             return Err(Error::argument(OP, "state", format!("that of {b} sequences, as `ids`"), format!("that of {}", state.batch)));
@@ -176,13 +178,20 @@ impl Decoder {
         if want != got {
             return Err(Error::argument(OP, "state", kinds(want), kinds(got)));
         }
-        let end = state.position + t;
-        if let Some(positions) = self.positions.as_ref().map(rows).filter(|positions| end > *positions) {
-            return Err(Error::argument(OP, "ids", format!("within the {positions} learned positions"), format!("{end} tokens")));
-        }
+        self.check_end(state.position + t)?;
         let vocab = rows(&self.embedding);
         match ids.to_data().iter::<i64>().find(|id| !(0..vocab as i64).contains(id)) {
             Some(id) => Err(Error::argument(OP, "ids", format!("below the {vocab} tokens of the vocabulary"), id)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether there are learned positions for `end` tokens.
+    fn check_end(&self, end: usize) -> Result<()> {
+        match self.positions.as_ref().map(rows).filter(|positions| end > *positions) {
+            Some(positions) => {
+                Err(Error::argument(OP, "ids", format!("within the {positions} learned positions"), format!("{end} tokens")))
+            }
             None => Ok(()),
         }
     }

@@ -2,7 +2,7 @@ use burn::{
     module::{ModuleVisitor, Param},
     tensor::{Gradients, Int, Tensor, TensorData},
 };
-use regard::MixerConfig;
+use regard::{MixerConfig, blocks::MoeConfig};
 use regard_testkit::{assert_close, cpu};
 
 use super::{DecoderConfig, Positions};
@@ -79,8 +79,8 @@ fn a_config_without_mixers_is_an_error() {
 fn residual_projections_start_smaller() {
     let model = DecoderConfig { d_model: 64, d_ff: 256, ..config("softmax") }.init(&cpu()).unwrap();
     let std = |t: Tensor<2>| t.flatten::<1>(0, 1).var(0).sqrt().into_scalar::<f32>();
-    let block = &model.blocks[0];
-    let (up, down) = (std(block.mlp.up.weight.val()), std(block.mlp.down.weight.val()));
+    let mlp = model.blocks[0].mlp.dense().unwrap();
+    let (up, down) = (std(mlp.up.weight.val()), std(mlp.down.weight.val()));
     assert!((up - 0.02).abs() < 0.001, "std of an inner projection: {up}");
     assert!((down - 0.01).abs() < 0.001, "std of a residual projection with two layers: {down}");
 }
@@ -104,4 +104,54 @@ fn every_weight_gets_a_gradient() {
         assert!(count.1 > 0);
         assert_eq!(count.1, count.2, "{kind}: weights and weights with a gradient");
     }
+}
+
+#[test]
+#[should_panic(expected = "decoder: `ids` must be within the 4 learned positions, got 5 tokens")]
+fn a_sequence_longer_than_the_learned_positions_says_so() {
+    let model = DecoderConfig { positions: Positions::Learned, context: 4, ..config("softmax") }.init(&cpu()).unwrap();
+    model.forward(ids(&[1, 2, 3, 4, 5]), None);
+}
+
+#[test]
+fn a_skeleton_makes_no_weight_and_has_the_count_of_the_network() {
+    struct Made(usize);
+    impl ModuleVisitor for Made {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 += usize::from(param.is_initialized());
+        }
+    }
+    for kind in MixerConfig::KINDS {
+        let config = DecoderConfig { positions: Positions::Learned, tied: false, ..config(kind) };
+        let skeleton = config.skeleton(&cpu()).unwrap();
+        let mut made = Made(0);
+        burn::module::Module::visit(&skeleton, &mut made);
+        assert_eq!(made.0, 0, "{kind}");
+        let model = config.init(&cpu()).unwrap();
+        assert_eq!(skeleton.params(), model.params(), "{kind}");
+        assert_eq!(model.active_params(), model.params() - 17 * 16, "{kind}: the embedding is looked up");
+    }
+}
+
+#[test]
+fn experts_stand_behind_the_dense_layers_and_start_as_other_weights_do() {
+    let moe = MoeConfig { shared: 1, ..MoeConfig::new(4, 2, 128) };
+    let config = DecoderConfig { layers: 3, d_model: 64, dense_layers: 1, moe: Some(moe), ..config("softmax") };
+    let model = config.init(&cpu().autodiff()).unwrap();
+    let kinds: Vec<_> = model.blocks.iter().map(|b| b.mlp.moe().is_some()).collect();
+    assert_eq!(kinds, [false, true, true]);
+    let experts = &model.blocks[1].mlp.moe().unwrap().experts;
+    let std = |t: Tensor<3>| t.inner().flatten::<1>(0, 2).var(0).sqrt().into_scalar::<f32>();
+    let (up, down) = (std(experts.gate_up_proj.val()), std(experts.down_proj.val()));
+    assert!((up - 0.02).abs() < 0.001, "{up}");
+    assert!((down - 0.02 / 6.0_f32.sqrt()).abs() < 0.001, "{down}");
+
+    let idle = 2 * (2 * 3 * 64 * 128);
+    assert_eq!(model.active_params(), model.params() - idle);
+    let tokens = Tensor::from_data([[3, 1, 4, 1, 5]], &cpu().autodiff());
+    let grads = model.loss(tokens.clone(), tokens, None).backward();
+    assert!(experts.gate_up_proj.val().grad(&grads).is_some());
+    let router = &model.blocks[1].mlp.moe().unwrap().gate;
+    assert!(router.weight.val().grad(&grads).is_some());
+    assert!(router.e_score_correction_bias.val().grad(&grads).is_none());
 }

@@ -154,6 +154,14 @@ impl TnlConfig {
         matrices * self.vocab * d + self.position_vectors.unwrap_or(0) * d + mixers + self.layers * (mlp + 2 * norm) + norm
     }
 
+    /// Bytes that decoding keeps of one sequence, however long: per head a K×V matrix in f32, twice as tall where positions are encoded.
+    pub fn state_bytes(&self) -> usize {
+        let width = self.mixer.width.unwrap_or(self.d_model);
+        let per_layer =
+            |index: usize| if self.mixer(index).positions.encodes(index) { 2 } else { 1 } * width * width / self.mixer.heads.max(1);
+        (0..self.layers).map(per_layer).sum::<usize>() * size_of::<f32>()
+    }
+
     /// The same network as a configuration of the general decoder.
     ///
     /// # Errors

@@ -3,6 +3,7 @@ use regard::{
     flow_attention::{FlowOptions, flow_attention_causal},
     kimi_delta::{KimiDeltaOptions, kimi_delta},
     lightning_attention::{LightningOpts, lightning_attention},
+    nprf::{NprfOptions, nprf},
     softmax_attention::{SoftmaxOptions, softmax_attention},
 };
 
@@ -61,6 +62,23 @@ pub(super) fn operation(kind: &str, config: &BenchConfig, tokens: usize, device:
                 },
                 flops,
                 backward_flops: 2.0 * flops,
+            }
+        }
+        "nprf" => {
+            // By pairs, as of softmax; transforms need other operations.
+            let product = tokens * (t + 1) as f64 * width;
+            let projection = draw([1, h, k, k]);
+            let bias = draw([1, 1, h, 2 * t - 1]);
+            Operation {
+                inputs: vec![head_major(), head_major(), head_major(), projection, bias],
+                run: |x| {
+                    let [_, h, t, _] = x[0].dims();
+                    let bias = x[4].clone().reshape([h, 2 * t - 1]);
+                    let options = NprfOptions { causal: true, ..NprfOptions::default() };
+                    nprf(x[0].clone(), x[1].clone(), x[2].clone(), x[3].clone().squeeze_dim(0), Some(bias), &options).map(|(o, _)| o)
+                },
+                flops: 2.0 * product,
+                backward_flops: 5.0 * product,
             }
         }
         "kimi_delta" => {

@@ -1,4 +1,5 @@
-use burn::tensor::{Device, activation::log_softmax};
+use burn::tensor::Device;
+use regard::blocks::cross_entropy;
 use regard_models::Decoder;
 use serde::{Deserialize, Serialize};
 
@@ -35,19 +36,20 @@ pub(super) fn evaluate(model: &Decoder, batches: &[Batch], bytes: Option<usize>,
     let (mut nats, mut hits, mut tokens) = (0.0, 0.0, 0);
     for batch in batches {
         let [ids, targets] = batch.tensors(device);
-        let logits = model.forward(ids, None);
-        let [b, t, v] = logits.dims();
-        let logits = logits.reshape([b * t, v]);
-        let targets = targets.reshape([b * t, 1]);
-        let mut log_likelihood = log_softmax(logits.clone(), 1).gather(1, targets.clone());
-        if let Some(ignore) = ignore {
-            let ignored = targets.clone().equal_scalar(ignore as u32);
-            log_likelihood = log_likelihood.mask_fill(ignored.clone(), 0.0);
-            let hit = logits.argmax(1).equal(targets).bool_and(ignored.bool_not());
+        let counted = batch.targets.iter().filter(|&&target| Some(target as usize) != ignore).count();
+        let loss = if let Some(ignore) = ignore {
+            let logits = model.forward(ids, None);
+            let [b, t, v] = logits.dims();
+            let (logits, targets) = (logits.reshape([b * t, v]), targets.reshape([b * t]));
+            let most_likely = logits.clone().argmax(1).squeeze_dim::<1>(1).equal(targets.clone());
+            let hit = most_likely.bool_and(targets.clone().not_equal_elem(ignore as i64));
             hits += f64::from(hit.float().sum().into_scalar::<f32>());
-        }
-        tokens += batch.targets.iter().filter(|&&target| Some(target as usize) != ignore).count();
-        nats -= f64::from(log_likelihood.sum().into_scalar::<f32>());
+            cross_entropy(logits, targets, Some(ignore))
+        } else {
+            model.loss(ids, targets, None)
+        };
+        tokens += counted;
+        nats += f64::from(loss.into_scalar::<f32>()) * counted as f64;
     }
     let loss = nats / tokens as f64;
     Evaluation {

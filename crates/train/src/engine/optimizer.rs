@@ -140,19 +140,19 @@ mod tests {
         let mixers = vec![MixerConfig::Softmax(SoftmaxAttentionConfig { bias: true, ..SoftmaxAttentionConfig::new(2) })];
         let model = DecoderConfig { bias: true, ..DecoderConfig::new(11, 8, 1, mixers, 4) }.init(&device).unwrap();
         let ids = matrices(&model);
-        let block = &model.blocks[0];
+        let mlp = model.blocks[0].mlp.dense().unwrap();
         assert!(ids.contains(&model.embedding.weight.id));
-        assert!(ids.contains(&block.mlp.down.weight.id));
-        assert!(!ids.contains(&block.mlp.down.bias.as_ref().unwrap().id));
+        assert!(ids.contains(&mlp.down.weight.id));
+        assert!(!ids.contains(&mlp.down.bias.as_ref().unwrap().id));
 
         // With gradients of zero AdamW does nothing but decay.
         let zero = |x: Tensor<3>| (x * 0.0).sum();
         let ids = Tensor::<2, burn::tensor::Int>::zeros([1, 4], &device);
         let grads = GradientsParams::from_grads(zero(model.forward(ids, None)).backward(), &model);
         let config = OptimizerConfig { weight_decay: 0.5, ..OptimizerConfig::default() };
-        let [matrix, bias] = [block.mlp.down.weight.val().into_data(), block.mlp.down.bias.as_ref().unwrap().val().into_data()];
+        let [matrix, bias] = [mlp.down.weight.val().into_data(), mlp.down.bias.as_ref().unwrap().val().into_data()];
         let after = adamw(&config, &model).step(0.1, model, grads);
-        let down = &after.blocks[0].mlp.down;
+        let down = &after.blocks[0].mlp.dense().unwrap().down;
         down.bias.as_ref().unwrap().val().into_data().assert_eq(&bias, true);
         let want = Tensor::<2>::from_data(matrix, &device) * 0.95;
         down.weight.val().into_data().assert_approx_eq::<f32>(&want.into_data(), burn::tensor::Tolerance::absolute(1e-7));

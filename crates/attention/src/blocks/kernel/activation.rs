@@ -40,46 +40,47 @@ pub(super) fn silu_gate_backward(a: Flat, b: Flat, grad: Flat) -> [Flat; 2] {
     let mut db = vec![0.0_f32; len(&a)];
     let tasks = da.par_chunks_mut(TASK).zip(db.par_chunks_mut(TASK));
     let inputs = slice(&a).par_chunks(TASK).zip(slice(&b).par_chunks(TASK)).zip(slice(&grad).par_chunks(TASK));
-    tasks.zip(inputs).for_each(|((da, db), ((a, b), g))| vectorised(silu_gate_gradients, ([a, b, g], [da, db])));
+    tasks.zip(inputs).for_each(|((da, db), ((a, b), g))| silu_gate_gradients([a, b, g], [da, db]));
     [tensor(da, &a), tensor(db, &a)]
 }
 
-#[inline(always)]
-fn silu_gate_gradients(([a, b, g], [da, db]): ([&[f32]; 3], [&mut [f32]; 2])) {
-    for i in 0..a.len() {
-        let (a, b, g) = (a[i], b[i], g[i]);
-        let s = simd::sigmoid(a);
-        da[i] = g * b * s * (1.0 - s).mul_add(a, 1.0);
-        db[i] = g * a * s;
+vectorised! {
+    fn silu_gate_gradients<'a>(inputs: [&'a [f32]; 3], gradients: [&'a mut [f32]; 2]) -> () {
+        let ([a, b, g], [da, db]) = (inputs, gradients);
+        for i in 0..a.len() {
+            let (a, b, g) = (a[i], b[i], g[i]);
+            let s = simd::sigmoid(a);
+            da[i] = g * b * s * (1.0 - s).mul_add(a, 1.0);
+            db[i] = g * a * s;
+        }
     }
 }
 
 fn map1(x: &Flat, f: impl Fn(f32) -> f32 + Sync) -> Flat {
-    #[inline(always)]
-    fn run((y, x, f): (&mut [f32], &[f32], &impl Fn(f32) -> f32)) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = f(x);
+    vectorised! {
+        fn [F: Fn(f32) -> f32] run<'a>(y: &'a mut [f32], x: &'a [f32], f: &'a F) -> () {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = f(x);
+            }
         }
     }
     let x = x.to_contiguous();
     let mut y = vec![0.0_f32; len(&x)];
-    y.par_chunks_mut(TASK).zip(slice(&x).par_chunks(TASK)).for_each(|(y, x)| vectorised(run, (y, x, &f)));
+    y.par_chunks_mut(TASK).zip(slice(&x).par_chunks(TASK)).for_each(|(y, x)| run(y, x, &f));
     tensor(y, &x)
 }
 
 fn map2(a: &Flat, b: &Flat, f: impl Fn(f32, f32) -> f32 + Sync) -> Flat {
-    #[inline(always)]
-    fn run((y, a, b, f): (&mut [f32], &[f32], &[f32], &impl Fn(f32, f32) -> f32)) {
-        for i in 0..y.len() {
-            y[i] = f(a[i], b[i]);
+    vectorised! {
+        fn [F: Fn(f32, f32) -> f32] run<'a>(y: &'a mut [f32], a: &'a [f32], b: &'a [f32], f: &'a F) -> () {
+            for i in 0..y.len() {
+                y[i] = f(a[i], b[i]);
+            }
         }
     }
     let [a, b] = [a, b].map(Flat::to_contiguous);
     let mut y = vec![0.0_f32; len(&a)];
-    y.par_chunks_mut(TASK)
-        .zip(slice(&a).par_chunks(TASK))
-        .zip(slice(&b).par_chunks(TASK))
-        .for_each(|((y, a), b)| vectorised(run, (y, a, b, &f)));
+    y.par_chunks_mut(TASK).zip(slice(&a).par_chunks(TASK)).zip(slice(&b).par_chunks(TASK)).for_each(|((y, a), b)| run(y, a, b, &f));
     tensor(y, &a)
 }
 

@@ -33,7 +33,7 @@ pub(super) fn forward([f, a_log, bias]: &[Flat; 3], bound: Option<f32>) -> Flat 
     let channels = Channels::new(a_log, bias);
     let part = ROWS * channels.bias.len();
     let mut g = vec![0.0_f32; len(&f)];
-    g.par_chunks_mut(part).zip(slice(&f).par_chunks(part)).for_each(|(g, f)| vectorised(outputs, (&channels, bound, g, f)));
+    g.par_chunks_mut(part).zip(slice(&f).par_chunks(part)).for_each(|(g, f)| outputs(&channels, bound, g, f));
     tensor(g, &f)
 }
 
@@ -42,21 +42,21 @@ fn softplus(x: f32) -> f32 {
     let small = log1p(exp(if x > SOFTPLUS_THRESHOLD { SOFTPLUS_THRESHOLD } else { x }));
     if x > SOFTPLUS_THRESHOLD { x } else { small }
 }
-
-#[inline(always)]
-fn outputs((channels, bound, g, f): (&Channels, Option<f32>, &mut [f32], &[f32])) {
-    let width = channels.bias.len();
-    let (rate, bias) = (&channels.rate[..width], &channels.bias[..width]);
-    for (g, f) in g.chunks_exact_mut(width).zip(f.chunks_exact(width)) {
-        match bound {
-            Some(bound) => {
-                for i in 0..width {
-                    g[i] = bound * sigmoid(rate[i] * (f[i] + bias[i]));
+vectorised! {
+    fn outputs<'a>(channels: &'a Channels, bound: Option<f32>, g: &'a mut [f32], f: &'a [f32]) -> () {
+        let width = channels.bias.len();
+        let (rate, bias) = (&channels.rate[..width], &channels.bias[..width]);
+        for (g, f) in g.chunks_exact_mut(width).zip(f.chunks_exact(width)) {
+            match bound {
+                Some(bound) => {
+                    for i in 0..width {
+                        g[i] = bound * sigmoid(rate[i] * (f[i] + bias[i]));
+                    }
                 }
-            }
-            None => {
-                for i in 0..width {
-                    g[i] = -rate[i] * softplus(f[i] + bias[i]);
+                None => {
+                    for i in 0..width {
+                        g[i] = -rate[i] * softplus(f[i] + bias[i]);
+                    }
                 }
             }
         }
@@ -72,7 +72,7 @@ pub(super) fn backward([f, a_log, bias]: &[Flat; 3], bound: Option<f32>, grad: &
     let mut df = vec![0.0_f32; len(&f)];
     let inputs = slice(&f).par_chunks(part).zip(slice(&grad).par_chunks(part));
     let tasks = df.par_chunks_mut(part).zip(inputs);
-    let partial: Vec<[Vec<f32>; 2]> = tasks.map(|(df, (f, dg))| vectorised(gradients, (&channels, bound, df, f, dg))).collect();
+    let partial: Vec<[Vec<f32>; 2]> = tasks.map(|(df, (f, dg))| gradients(&channels, bound, df, f, dg)).collect();
     let mut sums = [vec![0.0_f32; width], vec![0.0_f32; width]];
     for part in &partial {
         for (sum, part) in sums.iter_mut().zip(part) {
@@ -87,34 +87,35 @@ pub(super) fn backward([f, a_log, bias]: &[Flat; 3], bound: Option<f32>, grad: &
     [tensor(df, &f), tensor(d_a_log, a_log), tensor(d_bias, bias)]
 }
 
-/// Writes the gradients of `f` and returns this part's, per number of a row, of `a_log` and of the bias.
-#[inline(always)]
-fn gradients((channels, bound, df, f, dg): (&Channels, Option<f32>, &mut [f32], &[f32], &[f32])) -> [Vec<f32>; 2] {
-    let width = channels.bias.len();
-    let (rate, bias) = (&channels.rate[..width], &channels.bias[..width]);
-    let (mut d_rate, mut d_bias) = (vec![0.0_f32; width], vec![0.0_f32; width]);
-    let rows = df.chunks_exact_mut(width).zip(f.chunks_exact(width)).zip(dg.chunks_exact(width));
-    for ((df, f), dg) in rows {
-        match bound {
-            Some(bound) => {
-                for i in 0..width {
-                    let x = f[i] + bias[i];
-                    let s = sigmoid(rate[i] * x);
-                    df[i] = bound * s * (1.0 - s) * rate[i] * dg[i];
-                    d_rate[i] += df[i] * x;
-                    d_bias[i] += df[i];
+vectorised! {
+    /// Writes the gradients of `f` and returns this part's, per number of a row, of `a_log` and of the bias.
+    fn gradients<'a>(channels: &'a Channels, bound: Option<f32>, df: &'a mut [f32], f: &'a [f32], dg: &'a [f32]) -> [Vec<f32>; 2] {
+        let width = channels.bias.len();
+        let (rate, bias) = (&channels.rate[..width], &channels.bias[..width]);
+        let (mut d_rate, mut d_bias) = (vec![0.0_f32; width], vec![0.0_f32; width]);
+        let rows = df.chunks_exact_mut(width).zip(f.chunks_exact(width)).zip(dg.chunks_exact(width));
+        for ((df, f), dg) in rows {
+            match bound {
+                Some(bound) => {
+                    for i in 0..width {
+                        let x = f[i] + bias[i];
+                        let s = sigmoid(rate[i] * x);
+                        df[i] = bound * s * (1.0 - s) * rate[i] * dg[i];
+                        d_rate[i] += df[i] * x;
+                        d_bias[i] += df[i];
+                    }
                 }
-            }
-            None => {
-                for i in 0..width {
-                    let x = f[i] + bias[i];
-                    let slope = if x > SOFTPLUS_THRESHOLD { 1.0 } else { sigmoid(x) };
-                    df[i] = -rate[i] * slope * dg[i];
-                    d_rate[i] -= rate[i] * softplus(x) * dg[i];
-                    d_bias[i] += df[i];
+                None => {
+                    for i in 0..width {
+                        let x = f[i] + bias[i];
+                        let slope = if x > SOFTPLUS_THRESHOLD { 1.0 } else { sigmoid(x) };
+                        df[i] = -rate[i] * slope * dg[i];
+                        d_rate[i] -= rate[i] * softplus(x) * dg[i];
+                        d_bias[i] += df[i];
+                    }
                 }
             }
         }
+        [d_rate, d_bias]
     }
-    [d_rate, d_bias]
 }

@@ -163,7 +163,7 @@ impl Chunk<'_> {
         assert_eq!(logits.len(), self.rows * weight.columns);
         // SAFETY: as many elements as the product has.
         unsafe { Target::of(logits).multiply([weight.columns, 1], self.x(), weight, false) };
-        logits.chunks_exact(weight.columns).map(|row| vectorised(highest_and_sum, row)).collect()
+        logits.chunks_exact(weight.columns).map(highest_and_sum).collect()
     }
 
     /// Turns the logits of a part of the classes into their gradients and multiplies these on.
@@ -176,7 +176,7 @@ impl Chunk<'_> {
                 logits.fill(0.0);
                 continue;
             }
-            vectorised(scaled_softmax, (&mut *logits, log_sum, self.scale));
+            scaled_softmax(logits, log_sum, self.scale);
             if let Some(logit) = (target as usize).checked_sub(start).and_then(|at| logits.get_mut(at)) {
                 *logit -= self.scale;
             }
@@ -192,16 +192,18 @@ impl Chunk<'_> {
     }
 }
 
-#[inline(always)]
-fn highest_and_sum(row: &[f32]) -> [f32; 2] {
-    let highest = max(row);
-    [highest, sum(row, |x| exp(x - highest))]
+vectorised! {
+    fn highest_and_sum<'a>(row: &'a [f32]) -> [f32; 2] {
+        let highest = max(row);
+        [highest, sum(row, |x| exp(x - highest))]
+    }
 }
 
-/// `scale · exp(x − log_sum)` in place.
-#[inline(always)]
-fn scaled_softmax((row, log_sum, scale): (&mut [f32], f32, f32)) {
-    for x in row {
-        *x = scale * exp(*x - log_sum);
+vectorised! {
+    /// `scale · exp(x − log_sum)` in place.
+    fn scaled_softmax<'a>(row: &'a mut [f32], log_sum: f32, scale: f32) -> () {
+        for x in row {
+            *x = scale * exp(*x - log_sum);
+        }
     }
 }

@@ -16,6 +16,12 @@ fn log_sum_exp(row: &[f32]) -> (f32, f32) {
     (highest, sum(row, |x| exp(x - highest)).ln())
 }
 
+vectorised! {
+    fn vectorised_log_sum_exp<'a>(row: &'a [f32]) -> (f32, f32) {
+        log_sum_exp(row)
+    }
+}
+
 pub(super) fn forward(logits: Flat, targets: &[i64], ignore: i64) -> Flat {
     let logits = logits.to_contiguous();
     let width = len(&logits) / targets.len().max(1);
@@ -27,7 +33,7 @@ pub(super) fn forward(logits: Flat, targets: &[i64], ignore: i64) -> Flat {
             if target == ignore {
                 return 0.0;
             }
-            let (highest, rest) = vectorised(log_sum_exp, row);
+            let (highest, rest) = vectorised_log_sum_exp(row);
             rest - (row[target as usize] - highest)
         })
         .collect();
@@ -45,19 +51,20 @@ pub(super) fn backward(logits: Flat, targets: &[i64], grad: Flat, ignore: i64) -
         .with_min_len(rows_per_task(width))
         .filter(|(_, (target, _))| **target != ignore)
         .for_each(|((dx, row), (&target, &g))| {
-            vectorised(weighted_softmax, (dx, row, g));
+            weighted_softmax(dx, row, g);
             dx[target as usize] -= g;
         });
     tensor(dx, &logits)
 }
 
-/// `dx = g softmax(x)`
-#[inline(always)]
-fn weighted_softmax((dx, x, g): (&mut [f32], &[f32], f32)) {
-    let (highest, rest) = log_sum_exp(x);
-    let shift = highest + rest;
-    for (dx, &x) in dx.iter_mut().zip(x) {
-        *dx = g * exp(x - shift);
+vectorised! {
+    /// `dx = g softmax(x)`
+    fn weighted_softmax<'a>(dx: &'a mut [f32], x: &'a [f32], g: f32) -> () {
+        let (highest, rest) = log_sum_exp(x);
+        let shift = highest + rest;
+        for (dx, &x) in dx.iter_mut().zip(x) {
+            *dx = g * exp(x - shift);
+        }
     }
 }
 

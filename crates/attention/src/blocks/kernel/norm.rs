@@ -34,18 +34,19 @@ pub(super) fn forward(x: Flat, gamma: Flat, epsilon: f64, center: bool) -> Flat 
     let rows = Rows { gamma: slice(&gamma), epsilon: epsilon as f32, center };
     let part = ROWS * rows.gamma.len();
     let mut y = vec![0.0_f32; len(&x)];
-    y.par_chunks_mut(part).zip(slice(&x).par_chunks(part)).for_each(|(y, x)| vectorised(normalise, (rows, y, x)));
+    y.par_chunks_mut(part).zip(slice(&x).par_chunks(part)).for_each(|(y, x)| normalise(rows, y, x));
     tensor(y, &x)
 }
 
-#[inline(always)]
-fn normalise((rows, y, x): (Rows<'_>, &mut [f32], &[f32])) {
-    let Rows { gamma, epsilon, center } = rows;
-    let width = gamma.len();
-    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-        let (mean, scale) = statistics(x, epsilon, center);
-        for i in 0..width {
-            y[i] = (x[i] - mean) * scale * gamma[i];
+vectorised! {
+    fn normalise<'a>(rows: Rows<'a>, y: &'a mut [f32], x: &'a [f32]) -> () {
+        let Rows { gamma, epsilon, center } = rows;
+        let width = gamma.len();
+        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            let (mean, scale) = statistics(x, epsilon, center);
+            for i in 0..width {
+                y[i] = (x[i] - mean) * scale * gamma[i];
+            }
         }
     }
 }
@@ -59,7 +60,7 @@ pub(super) fn backward(x: Flat, gamma: Flat, grad: Flat, epsilon: f64, center: b
     let partial: Vec<Vec<f32>> = dx
         .par_chunks_mut(ROWS * width)
         .zip(slice(&x).par_chunks(ROWS * width).zip(slice(&grad).par_chunks(ROWS * width)))
-        .map(|(dx, (x, dy))| vectorised(gradients, (rows, dx, x, dy)))
+        .map(|(dx, (x, dy))| gradients(rows, dx, x, dy))
         .collect();
     let mut dgamma = vec![0.0_f32; width];
     for part in &partial {
@@ -70,27 +71,28 @@ pub(super) fn backward(x: Flat, gamma: Flat, grad: Flat, epsilon: f64, center: b
     [tensor(dx, &x), Flat::from_data(TensorData::new(dgamma, [width]))]
 }
 
-/// Writes `dx` and returns this part's `dγ`.
-#[inline(always)]
-fn gradients((rows, dx, x, dy): (Rows<'_>, &mut [f32], &[f32], &[f32])) -> Vec<f32> {
-    let Rows { gamma, epsilon, center } = rows;
-    let width = gamma.len();
-    let n = width as f32;
-    let mut dgamma = vec![0.0_f32; width];
-    let mut h = vec![0.0_f32; width];
-    let in_and_out = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
-    for ((x, dy), dx) in in_and_out {
-        let (mean, scale) = statistics(x, epsilon, center);
-        for i in 0..width {
-            h[i] = (x[i] - mean) * scale;
-            dgamma[i] += dy[i] * h[i];
-            dx[i] = dy[i] * gamma[i];
+vectorised! {
+    /// Writes `dx` and returns this part's `dγ`.
+    fn gradients<'a>(rows: Rows<'a>, dx: &'a mut [f32], x: &'a [f32], dy: &'a [f32]) -> Vec<f32> {
+        let Rows { gamma, epsilon, center } = rows;
+        let width = gamma.len();
+        let n = width as f32;
+        let mut dgamma = vec![0.0_f32; width];
+        let mut h = vec![0.0_f32; width];
+        let in_and_out = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
+        for ((x, dy), dx) in in_and_out {
+            let (mean, scale) = statistics(x, epsilon, center);
+            for i in 0..width {
+                h[i] = (x[i] - mean) * scale;
+                dgamma[i] += dy[i] * h[i];
+                dx[i] = dy[i] * gamma[i];
+            }
+            let mean_u = if center { sum(dx, |u| u) / n } else { 0.0 };
+            let mean_hu = sum2(&h, dx, |h, u| h * u) / n;
+            for i in 0..width {
+                dx[i] = scale * (dx[i] - mean_u - h[i] * mean_hu);
+            }
         }
-        let mean_u = if center { sum(dx, |u| u) / n } else { 0.0 };
-        let mean_hu = sum2(&h, dx, |h, u| h * u) / n;
-        for i in 0..width {
-            dx[i] = scale * (dx[i] - mean_u - h[i] * mean_hu);
-        }
+        dgamma
     }
-    dgamma
 }

@@ -82,18 +82,18 @@ pub(super) fn forward(tensors: &[Flat; 3], plan: &Plan) -> Flat {
     let mut y = vec![0.0_f32; len(&tensors[0])];
     with_problem(tensors, plan, |problem| {
         let part = TOKENS * problem.n;
-        y.par_chunks_mut(part).enumerate().for_each(|(task, y)| vectorised(outputs, (&problem, task * TOKENS, y)));
+        y.par_chunks_mut(part).enumerate().for_each(|(task, y)| outputs(problem, task * TOKENS, y));
     });
     tensor(y, &tensors[0])
 }
-
-#[inline(always)]
-fn outputs((problem, first, y): (&Problem, usize, &mut [f32])) {
-    for (i, y) in y.chunks_exact_mut(problem.n).enumerate() {
-        problem.convolve(first + i, y);
-        if problem.silu {
-            for y in y {
-                *y *= sigmoid(*y);
+vectorised! {
+    fn outputs<'a>(problem: Problem<'a>, first: usize, y: &'a mut [f32]) -> () {
+        for (i, y) in y.chunks_exact_mut(problem.n).enumerate() {
+            problem.convolve(first + i, y);
+            if problem.silu {
+                for y in y {
+                    *y *= sigmoid(*y);
+                }
             }
         }
     }
@@ -111,7 +111,7 @@ pub(super) fn backward(tensors: &[Flat; 3], plan: &Plan, grad: &Flat) -> [Flat; 
             .par_chunks_mut(part)
             .zip(slice(&grad).par_chunks(part))
             .enumerate()
-            .map(|(task, (dz, dy))| vectorised(of_sums, (&problem, task * TOKENS, dz, dy)))
+            .map(|(task, (dz, dy))| of_sums(problem, task * TOKENS, dz, dy))
             .collect();
         let mut dw = vec![0.0_f32; problem.filters.len()];
         for part in &partial {
@@ -120,7 +120,7 @@ pub(super) fn backward(tensors: &[Flat; 3], plan: &Plan, grad: &Flat) -> [Flat; 
             }
         }
         let mut dx = vec![0.0_f32; problem.x.len()];
-        dx.par_chunks_mut(part).enumerate().for_each(|(task, dx)| vectorised(of_inputs, (&problem, task * TOKENS, dx, &dz)));
+        dx.par_chunks_mut(part).enumerate().for_each(|(task, dx)| of_inputs(problem, task * TOKENS, dx, &dz));
         let mut before = vec![0.0_f32; problem.before.len()];
         if problem.packed.is_none() {
             for (i, row) in before.chunks_exact_mut(n).enumerate() {
@@ -135,39 +135,40 @@ pub(super) fn backward(tensors: &[Flat; 3], plan: &Plan, grad: &Flat) -> [Flat; 
     [tensor(dx, &tensors[0]), tensor(dw, &tensors[1]), tensor(before, &tensors[2])]
 }
 
-/// Writes the gradients of the sums and returns this part's of the filters.
-#[inline(always)]
-fn of_sums((problem, first, dz, dy): (&Problem, usize, &mut [f32], &[f32])) -> Vec<f32> {
-    let n = problem.n;
-    let mut dw = vec![0.0_f32; problem.filters.len()];
-    for (i, (dz, dy)) in dz.chunks_exact_mut(n).zip(dy.chunks_exact(n)).enumerate() {
-        if problem.silu {
-            problem.convolve(first + i, dz);
-            for (z, dy) in dz.iter_mut().zip(dy) {
-                let s = sigmoid(*z);
-                *z = dy * s * (1.0 - s).mul_add(*z, 1.0);
+vectorised! {
+    /// Writes the gradients of the sums and returns this part's of the filters.
+    fn of_sums<'a>(problem: Problem<'a>, first: usize, dz: &'a mut [f32], dy: &'a [f32]) -> Vec<f32> {
+        let n = problem.n;
+        let mut dw = vec![0.0_f32; problem.filters.len()];
+        for (i, (dz, dy)) in dz.chunks_exact_mut(n).zip(dy.chunks_exact(n)).enumerate() {
+            if problem.silu {
+                problem.convolve(first + i, dz);
+                for (z, dy) in dz.iter_mut().zip(dy) {
+                    let s = sigmoid(*z);
+                    *z = dy * s * (1.0 - s).mul_add(*z, 1.0);
+                }
+            } else {
+                dz.copy_from_slice(dy);
             }
-        } else {
-            dz.copy_from_slice(dy);
-        }
-        for lag in 0..=problem.memory() {
-            if let Some(x) = problem.input(first + i, lag) {
-                add_product(&mut dw[(problem.memory() - lag) * n..][..n], dz, x);
+            for lag in 0..=problem.memory() {
+                if let Some(x) = problem.input(first + i, lag) {
+                    add_product(&mut dw[(problem.memory() - lag) * n..][..n], dz, x);
+                }
             }
         }
+        dw
     }
-    dw
 }
-
-#[inline(always)]
-fn of_inputs((problem, first, dx, dz): (&Problem, usize, &mut [f32], &[f32])) {
-    let n = problem.n;
-    for (i, dx) in dx.chunks_exact_mut(n).enumerate() {
-        let token = first + i;
-        for lag in 0..=problem.memory().min(problem.t - 1 - token % problem.t) {
-            let same = problem.packed.is_none_or(|numbers| numbers[token % problem.t + lag] >= lag);
-            if same {
-                add_product(dx, problem.filter(lag), &dz[(token + lag) * n..][..n]);
+vectorised! {
+    fn of_inputs<'a>(problem: Problem<'a>, first: usize, dx: &'a mut [f32], dz: &'a [f32]) -> () {
+        let n = problem.n;
+        for (i, dx) in dx.chunks_exact_mut(n).enumerate() {
+            let token = first + i;
+            for lag in 0..=problem.memory().min(problem.t - 1 - token % problem.t) {
+                let same = problem.packed.is_none_or(|numbers| numbers[token % problem.t + lag] >= lag);
+                if same {
+                    add_product(dx, problem.filter(lag), &dz[(token + lag) * n..][..n]);
+                }
             }
         }
     }

@@ -1,23 +1,38 @@
-//! Loops over slices that the compiler turns into vector code for the processor at hand: [`vectorised`] calls a function with the widest
+//! Loops over slices that the compiler turns into vector code for the processor at hand: [`vectorised!`] compiles a function for the widest
 //! instruction set found at run time, and the functions here are inlined into it.
 
 use std::sync::OnceLock;
 
-/// Calls `body` compiled for the processor at hand. It should be a function that is `inline(always)`: a closure with a body of any size
-/// stays a function of its own, compiled for the oldest processor.
-#[inline(always)]
-pub(crate) fn vectorised<A, R>(body: impl FnOnce(A) -> R, argument: A) -> R {
-    struct Call<F, A>(F, A);
-    impl<A, R, F: FnOnce(A) -> R> pulp::NullaryFnOnce for Call<F, A> {
-        type Output = R;
+/// Defines a function over slices that is compiled for the processor at hand, whatever its size: `vectorised! { fn name<'a>(x: &'a [f32],
+/// …) -> … { … } }`. Bounds of type parameters stand in brackets before the name.
+///
+/// A closure or a function that is handed over as a value stays a function of its own, compiled for the oldest processor, once it is of
+/// any size; the body of a method that is `inline(always)` does not.
+macro_rules! vectorised {
+    ($(#[$doc:meta])* $vis:vis fn $([$($generic:ident: $bound:path),*])? $name:ident $(<$($life:lifetime),*>)?
+     ($($arg:ident: $type:ty),* $(,)?) -> $output:ty $body:block) => {
+        $(#[$doc])*
+        $vis fn $name<$($($life,)*)? $($($generic: $bound),*)?>($($arg: $type),*) -> $output {
+            struct Call<$($($life,)*)? $($($generic),*)?>($($type),*);
+            impl<$($($life,)*)? $($($generic: $bound),*)?> pulp::NullaryFnOnce for Call<$($($life,)*)? $($($generic),*)?> {
+                type Output = $output;
 
-        #[inline(always)]
-        fn call(self) -> R {
-            (self.0)(self.1)
+                #[inline(always)]
+                fn call(self) -> $output {
+                    let Self($($arg),*) = self;
+                    $body
+                }
+            }
+            $crate::blocks::simd::arch().dispatch(Call($($arg),*))
         }
-    }
+    };
+}
+pub(crate) use vectorised;
+
+/// The instruction set of the processor at hand.
+pub(crate) fn arch() -> pulp::Arch {
     static ARCH: OnceLock<pulp::Arch> = OnceLock::new();
-    ARCH.get_or_init(pulp::Arch::new).dispatch(Call(body, argument))
+    *ARCH.get_or_init(pulp::Arch::new)
 }
 
 /// `e^x` to about 1.5e-7 relative, 0 below −87 (no subnormal results), about 1.6e38 and no more above 88.
@@ -132,11 +147,17 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 mod tests {
     use super::*;
 
+    vectorised! {
+        fn vectorised_exp(x: f32) -> f32 {
+            exp(x)
+        }
+    }
+
     #[test]
     fn exp_is_good_to_two_units_of_the_last_place() {
         let worst = (-8_700..8_800).map(|i| f32::from(i as i16) / 100.0).map(|x| {
             let want = f64::from(x).exp();
-            ((f64::from(vectorised(exp, x)) - want) / want).abs()
+            ((f64::from(vectorised_exp(x)) - want) / want).abs()
         });
         let worst = worst.fold(0.0, f64::max);
         assert!(worst < 2.5e-7, "relative error {worst}");
@@ -148,7 +169,7 @@ mod tests {
     fn log1p_is_good_to_two_units_of_the_last_place() {
         let worst = (-4000..3000).map(|i| 10.0_f32.powf(i as f32 / 150.0)).map(|x| {
             let want = f64::from(x).ln_1p();
-            ((f64::from(vectorised(log1p, x)) - want) / want).abs()
+            ((f64::from(log1p(x)) - want) / want).abs()
         });
         let worst = worst.fold(0.0, f64::max);
         assert!(worst < 3e-7, "relative error {worst}");

@@ -55,6 +55,16 @@ impl<'a> Target<'a> {
         Self { data: data.as_mut_ptr(), strides, width: dims[3], lifetime: std::marker::PhantomData }
     }
 
+    /// The memory of a vector, up to its capacity.
+    ///
+    /// # Panics
+    /// If a row lies outside of it or rows overlap.
+    pub(crate) fn of(data: &'a mut Vec<f32>, strides: [usize; 3], dims: [usize; 4]) -> Self {
+        let len: usize = dims.iter().product();
+        assert!(within(strides, dims, len) && len <= data.capacity(), "strides {strides:?} for {dims:?}");
+        Self { data: data.as_mut_ptr(), strides, width: dims[3], lifetime: std::marker::PhantomData }
+    }
+
     /// A row, whole.
     ///
     /// # Safety

@@ -56,6 +56,16 @@ fn a_layer_attends_from_one_sequence_to_another() {
 }
 
 #[test]
+fn the_fused_layer_needs_a_token_and_heads_that_divide_the_width() {
+    let layer = FlowAttentionConfig::vision(2).init_fused(8, &cpu()).unwrap();
+    let error = layer.forward(Tensor::zeros([1, 0, 8], &cpu())).unwrap_err().to_string();
+    assert_eq!(error, "flow_attention: `k` must be of at least one token, got 0");
+    let error = |heads, d_model| FlowAttentionConfig::vision(heads).init_fused(d_model, &cpu()).unwrap_err().to_string();
+    assert_eq!(error(3, 8), "flow: `heads` must be a divisor of d_model = 8, got 3");
+    assert_eq!(error(3, 0), "flow: `d_model` must be at least 1, got 0");
+}
+
+#[test]
 fn the_layer_has_four_projections_with_biases() {
     assert_eq!(layer(&FlowAttentionConfig::new(2), 8).num_params(), 4 * (8 * 8 + 8));
     assert_eq!(layer(&FlowAttentionConfig { bias: false, ..FlowAttentionConfig::new(2) }, 8).num_params(), 4 * 8 * 8);

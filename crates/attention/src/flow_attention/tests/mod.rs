@@ -16,7 +16,12 @@ fn goldens_of_flow_attention_pass_through_definition_and_operation() {
     run(
         "flowformer",
         &["op.", "layer."],
-        &[("op.flow_attention", golden_op), ("op.flow_attention_streaming", golden_streaming), ("layer.flow_attention", golden_layer)],
+        &[
+            ("op.flow_attention", golden_op),
+            ("op.flow_attention_streaming", golden_streaming),
+            ("layer.flow_attention", golden_layer),
+            ("layer.flow_attention_vision", golden_vision),
+        ],
     );
 }
 
@@ -55,6 +60,15 @@ fn golden_streaming(case: &Case) {
         case.output("state_kv", state.kv);
         case.again();
     }
+}
+
+fn golden_vision(case: &Case) {
+    assert!(!case.flag("causal"));
+    let FlowOptions { feature_map, eps, extra_eps, clamp, .. } = golden_options(case);
+    let config =
+        FlowAttentionConfig { bias: case.flag("bias"), feature_map, eps, extra_eps, clamp, ..FlowAttentionConfig::new(case.size("heads")) };
+    let layer = case.load(config.init_fused(case.size("dim"), case.device()).unwrap(), &[("out_proj", "proj")]);
+    case.output("y", layer.forward(case.float("in.x")).unwrap());
 }
 
 fn golden_layer(case: &Case) {

@@ -8,7 +8,7 @@ use crate::{
 
 #[test]
 fn kimi_linear_goldens_of_operations_and_layer() {
-    run("kimi-linear", &["op.", "layer."], &[("op.kda", golden_op), ("op.kda_gate", golden_gate), ("layer.kda", golden_layer)]);
+    run("kimi-linear", &["op.", "layer.kda"], &[("op.kda", golden_op), ("op.kda_gate", golden_gate), ("layer.kda", golden_layer)]);
 }
 
 fn golden_op(case: &Case) {

@@ -1,6 +1,7 @@
+use burn::tensor::DType;
 use regard_testkit::{Case, run};
 
-use super::VARIANTS;
+use super::{super::Variant, VARIANTS};
 use crate::{
     LayerPlace,
     blocks::{MlpConfig, MlpKind, NormKind, srms_norm},
@@ -20,7 +21,9 @@ fn goldens_of_the_layer_and_its_parts() {
 fn op(case: &Case) {
     assert_eq!(case.text("layout"), "BHND");
     let slopes = case.values("in.slope");
-    for (variant, block) in VARIANTS.into_iter().flat_map(|v| [5, 64].map(|block| (v, block))) {
+    // In f32 the tiled form is the fused kernel on the CPU, in f64 its form in tensor operations.
+    let forms = VARIANTS.map(|variant| (variant, DType::F32)).into_iter().chain([(Variant::Tiled, DType::F64)]);
+    for ((variant, dtype), block) in forms.flat_map(|form| [5, 64].map(|block| (form, block))) {
         let options = LightningOpts {
             scale: case.number("scale"),
             block,
@@ -28,10 +31,10 @@ fn op(case: &Case) {
             initial_state: case.flag("initial_state").then(|| case.float("in.initial_state")),
             cu_seqlens: case.has("in.cu_seqlens").then(|| case.values("in.cu_seqlens").iter().map(|&x| x as usize).collect()),
         };
-        let [q, k, v] = ["in.q", "in.k", "in.v"].map(|name| case.float(name));
+        let [q, k, v] = ["in.q", "in.k", "in.v"].map(|name| case.float::<4>(name).cast(dtype));
         let (o, state) = lightning_attention(q, k, v, &slopes, options).unwrap();
-        case.output("o", o);
-        case.output("final_state", state);
+        case.output("o", o.cast(DType::F32));
+        case.output("final_state", state.cast(DType::F32));
         case.again();
     }
 }

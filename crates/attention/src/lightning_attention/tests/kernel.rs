@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor};
 use regard_testkit::{Draw, Sampler, cpu, relative_error, sweep};
 
-use crate::lightning_attention::{DecayRule, LightningOpts, Variant, lightning_attention};
+use crate::lightning_attention::{DecayRule, LightningOpts, Variant, lightning_attention, lightning_step};
 
 /// One random problem.
 struct Case {
@@ -142,4 +142,36 @@ fn later_tokens_however_large_leave_every_bit_of_earlier_ones() {
         let got = run(enlarged(&q), enlarged(&k), enlarged(&v)).narrow(2, 0, cut).into_data();
         assert_eq!(got, want);
     }
+}
+
+#[test]
+fn steps_give_the_same_as_the_whole_and_leave_other_holders_of_the_state_alone() {
+    sweep("lightning_step", 60, |s| {
+        let (b, h, t) = (s.size(1, 3), s.size(1, 4), s.size(1, 60));
+        let (d_k, d_v, scale) = (s.size(1, 70), s.size(1, 70), s.uniform(-1.0, 1.0));
+        let slopes = DecayRule::Code.slopes(h, 2, s.size(0, 1));
+        let [q, k] = [(); 2].map(|()| s.tensor([b, h, t, d_k], -1.0, 1.0).f32(&cpu()));
+        let v = s.tensor([b, h, t, d_v], -1.0, 1.0).f32(&cpu());
+        let first = s.tensor([b, h, d_k, d_v], -1.0, 1.0).f32(&cpu());
+        let options = LightningOpts { scale, initial_state: Some(first.clone()), ..Default::default() };
+        let (want, want_state) = lightning_attention(q.clone(), k.clone(), v.clone(), &slopes, options).unwrap();
+        let before = first.to_data();
+        let mut state = first.clone();
+        let outs = (0..t).map(|i| {
+            let [q, k, v] = [&q, &k, &v].map(|x| x.clone().narrow(2, i, 1).squeeze_dim::<3>(2));
+            lightning_step(q, k, v, &slopes, scale, &mut state).unwrap().unsqueeze_dim::<4>(2)
+        });
+        assert!(relative_error(&Tensor::cat(outs.collect(), 2), &want) < 5e-6);
+        assert!(relative_error(&state, &want_state) < 5e-6);
+        assert_eq!(first.into_data(), before);
+    });
+}
+
+#[test]
+fn a_refused_step_leaves_the_state_as_it_was() {
+    let zeros = |shape| Tensor::<3>::zeros(shape, &cpu());
+    let mut state = Tensor::<4>::ones([1, 2, 3, 4], &cpu());
+    let error = lightning_step(zeros([1, 2, 3]), zeros([1, 2, 3]), zeros([1, 2, 5]), &[0.1; 2], 1.0, &mut state).unwrap_err();
+    assert_eq!(error.to_string(), "lightning_attention: `initial_state` must be of shape [1, 2, 3, 5], got [1, 2, 3, 4]");
+    assert_eq!(state.sum().into_scalar::<f32>(), 24.0);
 }

@@ -40,39 +40,55 @@ impl Decay {
         self.block
     }
 
-    /// What each of `len` tokens sees of the state before the block.
-    pub(super) fn read(&self, head: usize, direction: Direction, len: usize) -> &[f32] {
-        let head = &self.heads[head];
-        match direction {
-            Direction::Past => &head.grown_scaled[..len],
-            Direction::Future => &head.shrunk[self.block - len..],
-        }
-    }
-
-    /// What the state after a block of `len` tokens holds of each.
-    pub(super) fn write(&self, head: usize, direction: Direction, len: usize) -> &[f32] {
-        let head = &self.heads[head];
-        match direction {
-            Direction::Past => &head.shrunk[self.block - len..],
-            Direction::Future => &head.grown_scaled[..len],
-        }
-    }
-
-    /// What is left of the state after `len` ≥ 1 tokens.
-    pub(super) fn over(&self, head: usize, len: usize) -> f32 {
-        self.heads[head].grown[len - 1]
-    }
-
     /// What is left of the state after any number of tokens.
     pub(super) fn over_tokens(&self, head: usize, tokens: usize) -> f32 {
         (-self.heads[head].slope * tokens as f64).exp() as f32
     }
 
+    pub(super) fn of(&self, head: usize, direction: Direction) -> Powers<'_> {
+        Powers { head: &self.heads[head], block: self.block, direction }
+    }
+}
+
+/// The powers that one head needs in one direction.
+#[derive(Clone, Copy)]
+pub(super) struct Powers<'a> {
+    head: &'a Head,
+    block: usize,
+    direction: Direction,
+}
+
+impl<'a> Powers<'a> {
+    pub(super) fn direction(self) -> Direction {
+        self.direction
+    }
+
+    /// What each of `len` tokens sees of the state before the block.
+    pub(super) fn read(self, len: usize) -> &'a [f32] {
+        match self.direction {
+            Direction::Past => &self.head.grown_scaled[..len],
+            Direction::Future => &self.head.shrunk[self.block - len..],
+        }
+    }
+
+    /// What the state after a block of `len` tokens holds of each.
+    pub(super) fn write(self, len: usize) -> &'a [f32] {
+        match self.direction {
+            Direction::Past => &self.head.shrunk[self.block - len..],
+            Direction::Future => &self.head.grown_scaled[..len],
+        }
+    }
+
+    /// What is left of the state after `len` ≥ 1 tokens of a block.
+    pub(super) fn over(self, len: usize) -> f32 {
+        self.head.grown[len - 1]
+    }
+
     /// Row i of the scores of a block times its powers, zeros where the other token is on the wrong side.
     #[inline(always)]
-    pub(super) fn fade(&self, head: usize, direction: Direction, i: usize, row: &mut [f32]) {
-        let powers = &self.heads[head].both[self.block - 1 - i..];
-        let (seen, hidden) = match direction {
+    pub(super) fn fade(self, i: usize, row: &mut [f32]) {
+        let powers = &self.head.both[self.block - 1 - i..];
+        let (seen, hidden) = match self.direction {
             Direction::Past => (0..i + 1, i + 1..row.len()),
             Direction::Future => (i..row.len(), 0..i),
         };

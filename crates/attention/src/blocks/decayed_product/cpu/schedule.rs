@@ -14,8 +14,8 @@ pub(super) const WORTH_A_THREAD: usize = 1 << 17;
 /// One sweep over all heads of all sequences.
 pub(super) struct Pass<'a> {
     pub(super) sweep: Sweep<'a>,
-    /// Where outputs go; `None` if the state alone is wanted.
-    pub(super) out: Option<Target<'a>>,
+    /// Where its output and that of its twin go, as far as they are wanted.
+    pub(super) outs: [Option<Target<'a>>; 2],
     /// The states before, and in the end after, each sequence. `[S, H, inner, outer]`
     pub(super) states: &'a mut [f32],
 }
@@ -23,7 +23,7 @@ pub(super) struct Pass<'a> {
 /// A stretch with the pass it belongs to and its state.
 struct Task<'a, 'b> {
     pass: &'a Sweep<'a>,
-    out: Option<&'a Target<'a>>,
+    outs: [Option<&'a Target<'a>>; 2],
     stretch: Stretch,
     state: &'b mut [f32],
 }
@@ -31,7 +31,7 @@ struct Task<'a, 'b> {
 impl Task<'_, '_> {
     fn run(self, decay: &Decay) {
         // SAFETY: stretches lie within the sequences, whose bounds are those of the tensors, and no two of a pass share tokens.
-        unsafe { self.pass.run(&self.stretch, decay, self.state, self.out) };
+        unsafe { self.pass.run(&self.stretch, decay, self.state, self.outs) };
     }
 }
 
@@ -47,18 +47,20 @@ pub(super) fn run(passes: &mut [Pass], sequences: &[(usize, Range<usize>)], head
         return run_in_parts(passes, sequences, heads, decay, parts);
     }
     let mut tasks = Vec::with_capacity(whole);
-    for Pass { sweep, out, states } in passes {
+    for Pass { sweep, outs, states } in passes {
         let size = sweep.state_len();
         for (index, state) in states.chunks_exact_mut(size).enumerate() {
             let (batch, ref tokens) = sequences[index / heads];
             let stretch = Stretch { batch, head: index % heads, tokens: tokens.clone() };
-            tasks.push(Task { pass: sweep, out: out.as_ref(), stretch, state });
+            tasks.push(Task { pass: sweep, outs: outs.each_ref().map(Option::as_ref), stretch, state });
         }
     }
     if threads > 1 {
         tasks.into_par_iter().for_each(|task| task.run(decay));
     } else {
-        tasks.into_iter().for_each(|task| task.run(decay));
+        for task in tasks {
+            task.run(decay);
+        }
     }
 }
 
@@ -73,16 +75,16 @@ fn run_in_parts(passes: &mut [Pass], sequences: &[(usize, Range<usize>)], heads:
             Direction::Future => ranges.rev().collect(),
         }
     };
-    for Pass { sweep, out, states } in passes {
+    for Pass { sweep, outs, states } in passes {
         let size = sweep.state_len();
         for (index, state) in states.chunks_exact_mut(size).enumerate() {
             let ((batch, tokens), head) = (&sequences[index / heads], index % heads);
-            let cuts = cut(tokens, sweep.direction);
+            let cuts = cut(tokens, sweep.direction());
             let mut starts = vec![0.0; cuts.len() * size];
             let stretch = |tokens: &Range<usize>| Stretch { batch: *batch, head, tokens: tokens.clone() };
             let Some(last) = cuts.len().checked_sub(1) else { continue };
             starts[..last * size].par_chunks_exact_mut(size).zip(&cuts).for_each(|(state, tokens)| {
-                Task { pass: sweep, out: None, stretch: stretch(tokens), state }.run(decay);
+                Task { pass: sweep, outs: [None; 2], stretch: stretch(tokens), state }.run(decay);
             });
             // Part p holds what it adds, and gets the state before it.
             let mut before = state.to_vec();
@@ -94,7 +96,7 @@ fn run_in_parts(passes: &mut [Pass], sequences: &[(usize, Range<usize>)], heads:
                 }
             }
             starts.par_chunks_exact_mut(size).zip(&cuts).for_each(|(state, tokens)| {
-                Task { pass: sweep, out: out.as_ref(), stretch: stretch(tokens), state }.run(decay);
+                Task { pass: sweep, outs: outs.each_ref().map(Option::as_ref), stretch: stretch(tokens), state }.run(decay);
             });
             state.copy_from_slice(&starts[last * size..]);
         }

@@ -2,7 +2,10 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::decay::Decay;
+use super::{
+    decay::{Decay, Powers},
+    panels::Panels,
+};
 use crate::blocks::simd::{Band, Product, Strided, Target, View, multiply, multiply_scaled, scratch, transpose};
 
 /// The order in which a sweep goes over the tokens.
@@ -18,13 +21,21 @@ pub(crate) enum Direction {
 /// `out_t = Σ_s λ^|t-s| (a_t · b_s) c_s` over the tokens s on one side of t, t included, by blocks and a carried state `Σ_s b_sᵀ c_s`.
 #[derive(Clone, Copy)]
 pub(crate) struct Sweep<'a> {
+    roles: Roles<'a>,
+    /// A second output, whose state is that of the first turned: its `b` is the other's `c` and the other way round.
+    twin: Option<Roles<'a>>,
+    direction: Direction,
+}
+
+/// The tensors of a sweep.
+#[derive(Clone, Copy)]
+pub(crate) struct Roles<'a> {
     /// `[B, H, T, inner]`
     pub(crate) a: View<'a>,
     /// `[B, H, T, inner]`
     pub(crate) b: View<'a>,
     /// `[B, H, T, outer]`
     pub(crate) c: View<'a>,
-    pub(crate) direction: Direction,
 }
 
 /// A stretch of one head.
@@ -36,23 +47,32 @@ pub(crate) struct Stretch {
 }
 
 impl<'a> Sweep<'a> {
-    pub(crate) fn new([a, b, c]: [View<'a>; 3], direction: Direction) -> Self {
-        assert_eq!(a.width(), b.width(), "rows that are multiplied have one width");
-        Self { a, b, c, direction }
+    /// # Panics
+    /// If widths disagree.
+    pub(crate) fn new(roles: Roles<'a>, twin: Option<Roles<'a>>, direction: Direction) -> Self {
+        let widths = |roles: &Roles| [&roles.a, &roles.b, &roles.c].map(View::width);
+        let [a, inner, outer] = widths(&roles);
+        assert_eq!(a, inner, "rows that are multiplied have one width");
+        assert!(twin.is_none_or(|twin| widths(&twin) == [outer, outer, inner]), "a twin has the widths the other way round");
+        Self { roles, twin, direction }
+    }
+
+    pub(crate) fn direction(&self) -> Direction {
+        self.direction
     }
 
     /// Numbers of a state.
     pub(crate) fn state_len(&self) -> usize {
-        self.a.width() * self.c.width()
+        self.roles.b.width() * self.roles.c.width()
     }
 
-    /// Writes the outputs of a stretch, if they are wanted, and moves the state `[inner, outer]` over it.
+    /// Writes the outputs of a stretch that are wanted and moves the state `[inner, outer]` over it.
     ///
     /// # Safety
-    /// The stretch must lie in the views and in the target, and nobody else may use its rows of the target.
-    pub(crate) unsafe fn run(&self, stretch: &Stretch, decay: &Decay, state: &mut [f32], out: Option<&Target>) {
+    /// The stretch must lie in the views and in the targets, and nobody else may use its rows of the targets.
+    pub(crate) unsafe fn run(&self, stretch: &Stretch, decay: &Decay, state: &mut [f32], outs: [Option<&Target>; 2]) {
         assert_eq!(state.len(), self.state_len(), "a state is inner × outer");
-        Arch::new().dispatch(Task { sweep: self, stretch, decay, state, out });
+        Arch::new().dispatch(Task { sweep: self, stretch, decay, state, outs });
     }
 }
 
@@ -61,7 +81,7 @@ struct Task<'a> {
     stretch: &'a Stretch,
     decay: &'a Decay,
     state: &'a mut [f32],
-    out: Option<&'a Target<'a>>,
+    outs: [Option<&'a Target<'a>>; 2],
 }
 
 impl WithSimd for Task<'_> {
@@ -69,33 +89,45 @@ impl WithSimd for Task<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { sweep, stretch, decay, state, out } = self;
+        let Self { sweep: Sweep { roles, twin, direction }, stretch, decay, state, outs: [out, twin_out] } = self;
         let Stretch { batch, head, ref tokens } = *stretch;
+        let (inner, outer) = (roles.b.width(), roles.c.width());
         let size = decay.block().min(tokens.len());
-        let mut memory = Memory::new(sweep.b.width(), size, out.is_some());
+        let mut memory = Memory::new(inner, size, out.is_some());
+        let width = 2 * S::F32_LANES;
+        let mut panels = Panels::new(inner, outer, width);
+        panels.load(state);
+        let mut twin =
+            twin.as_ref().zip(twin_out).map(|(roles, out)| (roles, out, Memory::new(outer, size, true), Panels::new(outer, inner, width)));
         let blocks = tokens.len().div_ceil(size.max(1));
         for index in 0..blocks {
-            let index = if sweep.direction == Direction::Past { index } else { blocks - 1 - index };
+            let index = if *direction == Direction::Past { index } else { blocks - 1 - index };
             let start = tokens.start + index * size;
-            let block = Block {
-                sweep,
-                decay,
-                head,
-                a: Rows::new(&sweep.a, batch, head, start),
-                b: Rows::new(&sweep.b, batch, head, start),
-                c: Rows::new(&sweep.c, batch, head, start),
+            let block = |roles: &Roles| Block {
+                a: Rows::new(&roles.a, batch, head, start),
+                b: Rows::new(&roles.b, batch, head, start),
+                c: Rows::new(&roles.c, batch, head, start),
+                inner: roles.b.width(),
                 len: size.min(tokens.end - start),
+                powers: decay.of(head, *direction),
             };
             // SAFETY: the caller of `run` vouches for the stretch; this task alone has its rows.
             unsafe {
-                transpose(block.b.ptr, block.b.stride, block.len, sweep.b.width(), 1.0, &mut memory.b, size);
+                let main = block(roles);
+                main.turn(&mut memory);
                 if let Some(out) = out {
-                    let out = out.rows(batch, head, start);
-                    block.outputs(simd, &mut memory, state, out);
+                    main.outputs(simd, &mut memory, &panels, out.rows(batch, head, start));
                 }
-                block.advance(simd, &mut memory, state);
+                if let Some((roles, out, memory, turned)) = &mut twin {
+                    let block = block(roles);
+                    block.turn(memory);
+                    turned.turn(&panels);
+                    block.outputs(simd, memory, turned, out.rows(batch, head, start));
+                }
+                main.advance(simd, &mut memory, &mut panels);
             }
         }
+        panels.store(state);
     }
 }
 
@@ -130,27 +162,31 @@ impl Memory {
 
 /// Some tokens of a stretch.
 struct Block<'a> {
-    sweep: &'a Sweep<'a>,
-    decay: &'a Decay,
-    head: usize,
     a: Rows,
     b: Rows,
     c: Rows,
+    inner: usize,
     len: usize,
+    powers: Powers<'a>,
 }
 
 impl Block<'_> {
+    /// Turns the rows of `b`, which both outputs and state need.
+    #[inline(always)]
+    unsafe fn turn(&self, memory: &mut Memory) {
+        // SAFETY: blocks lie in their tensors, as the caller promises.
+        unsafe { transpose(self.b.ptr, self.b.stride, self.len, self.inner, 1.0, &mut memory.b, memory.size) };
+    }
+
     /// `out = ((A Bᵀ) ⊙ M) C + diag(read) A S`.
     #[inline(always)]
-    unsafe fn outputs<S: Simd>(&self, simd: S, memory: &mut Memory, state: &[f32], (out, out_row): (*mut f32, usize)) {
-        let (len, size) = (self.len, memory.size);
-        let Sweep { ref a, ref c, direction, .. } = *self.sweep;
-        let (inner, outer) = (a.width(), c.width());
-        let (wanted, summed) = match direction {
+    unsafe fn outputs<S: Simd>(&self, simd: S, memory: &mut Memory, state: &Panels, (out, out_row): (*mut f32, usize)) {
+        let Self { len, inner, .. } = *self;
+        let size = memory.size;
+        let (wanted, summed) = match self.powers.direction() {
             Direction::Past => (Band::Scores(0), Band::Until(0)),
             Direction::Future => (Band::Output(0), Band::From(0)),
         };
-        let read = self.decay.read(self.head, direction, len);
         // SAFETY: blocks lie in their tensors, as the caller promises; the buffers have room for a block.
         unsafe {
             let scores = Product {
@@ -167,58 +203,61 @@ impl Block<'_> {
             };
             multiply(simd, scores);
             for i in 0..len {
-                self.decay.fade(self.head, direction, i, &mut memory.scores[i * size..][..len]);
+                self.powers.fade(i, &mut memory.scores[i * size..][..len]);
             }
-            let across = Product {
-                m: len,
-                n: outer,
-                inner,
-                a: Strided::rows(self.a.ptr, self.a.stride),
-                b: state.as_ptr(),
-                b_row: outer,
-                c: out,
-                c_row: out_row,
-                add: false,
-                band: Band::Full,
-            };
-            multiply_scaled(simd, across, read.as_ptr(), 0.0);
-            let inside = Product {
-                inner: len,
-                a: Strided::rows(memory.scores.as_ptr(), size),
-                b: self.c.ptr,
-                b_row: self.c.stride,
-                add: true,
-                band: summed,
-                ..across
-            };
-            multiply(simd, inside);
+            for panel in state.panels() {
+                let across = Product {
+                    m: len,
+                    n: panel.columns,
+                    inner,
+                    a: Strided::rows(self.a.ptr, self.a.stride),
+                    b: state.of(panel),
+                    b_row: state.width(),
+                    c: out.add(panel.start),
+                    c_row: out_row,
+                    add: false,
+                    band: Band::Full,
+                };
+                multiply_scaled(simd, across, self.powers.read(len).as_ptr(), 0.0);
+                let inside = Product {
+                    inner: len,
+                    a: Strided::rows(memory.scores.as_ptr(), size),
+                    b: self.c.ptr.add(panel.start),
+                    b_row: self.c.stride,
+                    add: true,
+                    band: summed,
+                    ..across
+                };
+                multiply(simd, inside);
+            }
         }
     }
 
     /// `S ← λ^m S + (diag(write) B)ᵀ C` for a block of m tokens.
     #[inline(always)]
-    unsafe fn advance<S: Simd>(&self, simd: S, memory: &mut Memory, state: &mut [f32]) {
-        let Sweep { ref a, ref c, direction, .. } = *self.sweep;
-        let (inner, outer) = (a.width(), c.width());
-        let write = self.decay.write(self.head, direction, self.len);
+    unsafe fn advance<S: Simd>(&self, simd: S, memory: &mut Memory, state: &mut Panels) {
+        let write = self.powers.write(self.len);
         for row in memory.b.chunks_exact_mut(memory.size) {
             for (x, &factor) in row.iter_mut().zip(write) {
                 *x *= factor;
             }
         }
-        let product = Product {
-            m: inner,
-            n: outer,
-            inner: self.len,
-            a: Strided::rows(memory.b.as_ptr(), memory.size),
-            b: self.c.ptr,
-            b_row: self.c.stride,
-            c: state.as_mut_ptr(),
-            c_row: outer,
-            add: true,
-            band: Band::Full,
-        };
-        // SAFETY: as above.
-        unsafe { multiply_scaled(simd, product, std::ptr::null(), self.decay.over(self.head, self.len)) };
+        for panel in state.panels() {
+            let product = Product {
+                m: self.inner,
+                n: panel.columns,
+                inner: self.len,
+                a: Strided::rows(memory.b.as_ptr(), memory.size),
+                // SAFETY: a column of the rows, which lie in their tensor.
+                b: unsafe { self.c.ptr.add(panel.start) },
+                b_row: self.c.stride,
+                c: state.of_mut(panel),
+                c_row: state.width(),
+                add: true,
+                band: Band::Full,
+            };
+            // SAFETY: as above.
+            unsafe { multiply_scaled(simd, product, std::ptr::null(), self.powers.over(self.len)) };
+        }
     }
 }

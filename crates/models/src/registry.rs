@@ -1,0 +1,134 @@
+//! The networks that have a name.
+
+use burn::{
+    module::Module,
+    tensor::{DType, Device},
+};
+use regard::Result;
+
+use crate::{
+    KimiLinearConfig, TnlConfig,
+    flowformer::{FlowformerConfig, FlowformerVisionConfig},
+};
+
+/// A named network.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Its name.
+    pub name: &'static str,
+    /// The paper.
+    pub paper: &'static str,
+    /// Its configuration.
+    pub config: NetworkConfig,
+}
+
+/// The configuration of a [`Network`].
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "few, and short-lived")]
+pub enum NetworkConfig {
+    /// Flowformer for language.
+    Flowformer(FlowformerConfig),
+    /// Flowformer for images.
+    FlowformerVision(FlowformerVisionConfig),
+    /// Kimi Linear.
+    KimiLinear(KimiLinearConfig),
+    /// TransNormerLLM.
+    Tnl(TnlConfig),
+}
+
+/// Numbers of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weights {
+    /// Trained weights.
+    pub all: usize,
+    /// Those that one token, or image, meets: without idle experts, and without an embedding that is only looked up.
+    pub active: usize,
+}
+
+/// All named networks, ordered by family and size.
+pub fn networks() -> Vec<Network> {
+    let flowformer = |name| FlowformerConfig::named(name).map(NetworkConfig::Flowformer);
+    let kimi_linear = |name| KimiLinearConfig::named(name).map(NetworkConfig::KimiLinear);
+    let tnl = |name| TnlConfig::named(name).map(NetworkConfig::Tnl);
+    let entry = |name, paper, config: Option<NetworkConfig>| config.map(|config| Network { name, paper, config });
+    let paper = "Wu et al. 2022, arXiv 2202.06258";
+    let vision = [entry("flowformer_vision", paper, Some(NetworkConfig::FlowformerVision(FlowformerVisionConfig::imagenet())))];
+    (FlowformerConfig::NAMES.iter().map(|name| entry(name, paper, flowformer(name))))
+        .chain(vision)
+        .chain(KimiLinearConfig::NAMES.iter().map(|name| entry(name, "Kimi Team 2025, arXiv 2510.26692", kimi_linear(name))))
+        .chain(TnlConfig::NAMES.iter().map(|name| entry(name, "Qin et al. 2024, arXiv 2405.17381", tnl(name))))
+        .flatten()
+        .collect()
+}
+
+impl Network {
+    /// Numbers of weights, from a build for shapes alone.
+    ///
+    /// # Errors
+    /// If the configuration is invalid.
+    pub fn weights(&self, device: &Device) -> Result<Weights> {
+        let decoder = match &self.config {
+            NetworkConfig::FlowformerVision(config) => {
+                let all = config.init(device)?.num_params();
+                return Ok(Weights { all, active: all });
+            }
+            NetworkConfig::Flowformer(config) => config.decoder(),
+            NetworkConfig::KimiLinear(config) => config.decoder()?,
+            NetworkConfig::Tnl(config) => config.decoder()?,
+        };
+        let decoder = decoder.skeleton(device)?;
+        Ok(Weights { all: decoder.params(), active: decoder.active_params() })
+    }
+
+    /// Bytes that decoding keeps of one sequence of `tokens` tokens with weights of the float type `dtype`; `None` if the network does not
+    /// decode.
+    ///
+    /// # Errors
+    /// If the configuration is invalid.
+    pub fn state_bytes(&self, tokens: usize, dtype: DType) -> Result<Option<usize>> {
+        Ok(match &self.config {
+            NetworkConfig::Flowformer(config) => Some(config.state_bytes()),
+            NetworkConfig::FlowformerVision(_) => None,
+            NetworkConfig::KimiLinear(config) => Some(config.cache_bytes(tokens, dtype)?.total()),
+            NetworkConfig::Tnl(config) => Some(config.state_bytes()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use regard_testkit::cpu;
+
+    use super::*;
+
+    #[test]
+    fn every_named_network_is_listed_once_with_its_weights() {
+        let networks = networks();
+        let mut names: Vec<_> = networks.iter().map(|n| n.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), FlowformerConfig::NAMES.len() + 1 + KimiLinearConfig::NAMES.len() + TnlConfig::NAMES.len());
+        for network in &networks {
+            let Weights { all, active } = network.weights(&cpu()).unwrap();
+            if let NetworkConfig::Tnl(config) = &network.config {
+                assert_eq!((all, active), (config.params(), config.params()), "{}", network.name);
+            }
+            assert!(active > 0 && active <= all, "{}", network.name);
+            let [short, long] = [1 << 12, 1 << 20].map(|tokens| network.state_bytes(tokens, DType::BF16).unwrap());
+            let grows = matches!(network.config, NetworkConfig::KimiLinear(_));
+            assert_eq!(short < long, grows, "{}", network.name);
+        }
+    }
+
+    #[test]
+    fn the_states_have_the_published_sizes() {
+        let bytes = |name: &str| {
+            let networks = networks();
+            networks.iter().find(|n| n.name == name).unwrap().state_bytes(1 << 20, DType::BF16).unwrap()
+        };
+        assert_eq!(bytes("tnl_385m"), Some(4 * 3_276_800));
+        assert_eq!(bytes("tnl_7b"), Some(4 * 16_252_928));
+        assert_eq!(bytes("kimi_linear_48b"), Some(8064 * (1 << 20) + (40 << 20) + 2 * 737_280));
+        assert_eq!(bytes("flowformer_vision"), None);
+    }
+}
