@@ -26,6 +26,18 @@ impl NewTensor {
         Self { data: scratch(dims.iter().product()), dims, strides }
     }
 
+    /// Its tokens lie before its heads in memory: swapping these axes gives a contiguous tensor `[B, T, H, width]`.
+    pub(crate) fn tokens_first(dims: [usize; 4]) -> Self {
+        let [_, h, t, width] = dims;
+        Self { data: scratch(dims.iter().product()), dims, strides: [t * h * width, width, h * width] }
+    }
+
+    /// A contiguous tensor.
+    pub(crate) fn contiguous(dims: [usize; 4]) -> Self {
+        let [_, h, t, width] = dims;
+        Self { data: scratch(dims.iter().product()), dims, strides: [h * t * width, t * width, width] }
+    }
+
     /// As [`like`](Self::like), with memory that is not written even once before: for kernels that write all of it, by pointers alone,
     /// and then call [`written`](Self::written).
     pub(crate) fn unwritten(like: &FlexTensor, dims: [usize; 4]) -> Self {

@@ -1,7 +1,7 @@
 use burn::{
     module::{Module, Param},
     nn::Initializer,
-    tensor::{DType, Device, Tensor},
+    tensor::{DType, Device, Tensor, activation},
 };
 use serde::{Deserialize, Serialize};
 
@@ -41,9 +41,23 @@ pub(super) fn normalise<const D: usize>(x: Tensor<D>, gamma: Option<Tensor<1>>, 
 /// - `x`: `[…, n]`; output: the same
 pub fn l2_norm<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
     let dtype = x.dtype();
+    if kernel::on_cpu(&x.device(), dtype) && !x.dims().contains(&0) {
+        return kernel::unit(x, epsilon);
+    }
     let wide = if matches!(dtype, DType::F16 | DType::BF16) { x.cast(DType::F32) } else { x };
     let scale = (wide.clone().square().sum_dim(D - 1) + epsilon).sqrt().recip();
     (wide * scale).cast(dtype)
+}
+
+/// `x / sqrt(mean(x²) + ε) ⊙ γ ⊙ sigmoid(gate)` over the last axis, in f32 at least; on the CPU as one kernel in each direction.
+///
+/// # Shapes
+/// - `x`, `gate`: `[…, n]`; `gamma` γ: `[n]`; output: as `x`
+pub fn gated_rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, gate: Tensor<D>, epsilon: f64) -> Tensor<D> {
+    if kernel::on_cpu(&x.device(), x.dtype()) && !x.dims().contains(&0) {
+        return kernel::gated_norm(x, gamma, gate, epsilon);
+    }
+    normalise(x, Some(gamma), epsilon, false) * activation::sigmoid(gate)
 }
 
 /// Which norm a block uses.

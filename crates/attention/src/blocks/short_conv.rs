@@ -2,15 +2,15 @@ use std::ops::Range;
 
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Distribution, Tensor, TensorData},
+    tensor::{Device, Distribution, Tensor, TensorData, activation},
 };
 
-use super::lazy_param;
+use super::{kernel, lazy_param};
 use crate::{Error, Result};
 
 /// Depthwise causal convolution over few tokens, one filter per channel, without bias: `y_t = Σ_{i<n} w_i x_{t-n+1+i}`.
 ///
-/// Computed as n shifted multiply-adds. What lies before the first token is zero or given.
+/// One kernel in each direction on the CPU, elsewhere n shifted multiply-adds. What lies before the first token is zero or given.
 #[derive(Module, Debug)]
 pub struct ShortConv {
     /// The filters, oldest token first. `[channels, n]`
@@ -50,23 +50,49 @@ impl ShortConv {
     /// # Panics
     /// On shapes that contradict the above.
     pub fn forward(&self, x: Tensor<3>, channels: Range<usize>, before: Option<Tensor<3>>, cu_seqlens: Option<&[usize]>) -> Tensor<3> {
+        self.convolve(x, channels, before, cu_seqlens, false)
+    }
+
+    /// SiLU of [`forward`](Self::forward), in the same pass on the CPU.
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward).
+    pub fn forward_silu(&self, x: Tensor<3>, channels: Range<usize>, before: Option<Tensor<3>>, cu_seqlens: Option<&[usize]>) -> Tensor<3> {
+        self.convolve(x, channels, before, cu_seqlens, true)
+    }
+
+    fn convolve(
+        &self,
+        x: Tensor<3>,
+        channels: Range<usize>,
+        before: Option<Tensor<3>>,
+        cu_seqlens: Option<&[usize]>,
+        silu: bool,
+    ) -> Tensor<3> {
         let [b, t, n] = x.dims();
         let memory = self.memory();
         let weight = self.weight.val().narrow(0, channels.start, channels.len()).transpose(); // [kernel, n]
-        let tap = |i: usize| weight.clone().narrow(0, i, 1).reshape([1, 1, n]);
-        if memory == 0 {
-            return x * tap(0);
+        if kernel::on_cpu(&x.device(), x.dtype()) && memory > 0 && !x.dims().contains(&0) {
+            let numbers = cu_seqlens.map(|bounds| bounds.windows(2).flat_map(|ends| 0..ends[1] - ends[0]).collect());
+            let before = before.unwrap_or_else(|| Tensor::zeros([b, memory, n], &x.device()));
+            return kernel::short_conv(x, weight, before, numbers, silu);
         }
-        let before = before.unwrap_or_else(|| Tensor::zeros([b, memory, n], (&x.device(), x.dtype())));
-        let padded = Tensor::cat(vec![before, x.clone()], 1); // [B, memory + T, n]
-        (0..memory).fold(x * tap(memory), |sum, i| {
-            let shifted = padded.clone().narrow(1, i, t);
-            let shifted = match cu_seqlens {
-                Some(bounds) => shifted * inside(bounds, memory - i, &sum),
-                None => shifted,
-            };
-            sum + shifted * tap(i)
-        })
+        let tap = |i: usize| weight.clone().narrow(0, i, 1).reshape([1, 1, n]);
+        let y = if memory == 0 {
+            x * tap(0)
+        } else {
+            let before = before.unwrap_or_else(|| Tensor::zeros([b, memory, n], (&x.device(), x.dtype())));
+            let padded = Tensor::cat(vec![before, x.clone()], 1); // [B, memory + T, n]
+            (0..memory).fold(x * tap(memory), |sum, i| {
+                let shifted = padded.clone().narrow(1, i, t);
+                let shifted = match cu_seqlens {
+                    Some(bounds) => shifted * inside(bounds, memory - i, &sum),
+                    None => shifted,
+                };
+                sum + shifted * tap(i)
+            })
+        };
+        if silu { activation::silu(y) } else { y }
     }
 
     /// The inputs that the outputs after `x` depend on: the last `memory` of `before` and `x`. `[B, memory, n]`
@@ -89,6 +115,7 @@ fn inside(bounds: &[usize], lag: usize, like: &Tensor<3>) -> Tensor<3> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use regard_testkit::{Sampler, assert_close, cpu};
 
@@ -138,6 +165,38 @@ mod tests {
         let parts = bounds.windows(2).filter(|w| w[0] < w[1]);
         let alone = parts.map(|w| conv.forward(x.clone().narrow(1, w[0], w[1] - w[0]), 0..3, None, None)).collect();
         assert_close("packed", &conv.forward(x.clone(), 0..3, None, Some(&bounds)), &Tensor::cat(alone, 1), 0.0);
+    }
+
+    #[test]
+    fn values_and_gradients_are_those_of_shifted_products() {
+        use burn::tensor::DType;
+        let device = cpu().autodiff();
+        let mut sampler = Sampler::new(6);
+        for (case, silu) in (0..12).flat_map(|case| [(case, false), (case, true)]) {
+            let (kernel, t, n) = (sampler.size(2, 5), sampler.size(1, 200), sampler.size(1, 40));
+            let packed = case % 3 == 0;
+            let b = if packed { 1 } else { sampler.size(1, 3) };
+            let bounds = packed.then(|| vec![0, t / 3, t / 3, t]);
+            let draws = [sampler.tensor([b, t, n], -2.0, 2.0), sampler.tensor([b, kernel - 1, n], -2.0, 2.0)];
+            let (weight, cotangent) = (sampler.tensor([n, kernel], -1.0, 1.0), sampler.tensor([b, t, n], -1.0, 1.0));
+            let [got, want] = [DType::F32, DType::F64].map(|dtype| {
+                let f32s = dtype == DType::F32;
+                let place = |x: &regard_testkit::Draw<3>| if f32s { x.f32(&device) } else { x.f64(&device) };
+                let [x, before] = draws.each_ref().map(|x| place(x).require_grad());
+                let w = if f32s { weight.f32(&device) } else { weight.f64(&device) }.require_grad();
+                let conv = ShortConv { weight: Param::from_tensor(w) };
+                let given = (!packed).then(|| before.clone());
+                let y = conv.convolve(x.clone(), 0..n, given, bounds.as_deref(), silu);
+                let grads = (y.clone() * place(&cotangent)).sum().backward();
+                let d_before = if packed { before.inner().zeros_like() } else { before.grad(&grads).unwrap() };
+                let rows = [y.inner(), x.grad(&grads).unwrap(), d_before].map(|x| x.cast(DType::F64).reshape([-1]));
+                let d_w: Tensor<1> = conv.weight.val().grad(&grads).unwrap().cast(DType::F64).reshape([-1]);
+                rows.into_iter().chain([d_w]).collect::<Vec<Tensor<1>>>()
+            });
+            for (name, (got, want)) in ["y", "dx", "dbefore", "dw"].iter().zip(got.iter().zip(&want)) {
+                assert_close(&format!("{name}, SiLU {silu}, packed {packed}"), got, want, 2e-6);
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use regard_testkit::{Draw, Sampler, assert_close, cpu, sweep};
 
-use super::{cross_entropy, gelu, kernel, linear, linear_cross_entropy, sigmoid, silu_gate, split, srms_norm};
+use super::{cross_entropy, gated_rms_norm, gelu, kernel, l2_norm, linear, linear_cross_entropy, sigmoid, silu_gate, split, srms_norm};
 
 /// Runs `f` on the draws in f32 and in f64 and compares the output and the gradient of each input.
 fn agree<const D: usize, const O: usize>(what: &str, sampler: &mut Sampler, inputs: &[Draw<D>], f: impl Fn(&[Tensor<D>]) -> Tensor<O>) {
@@ -47,7 +47,18 @@ fn norms_agree_with_tensor_operations() {
         let (x, gamma) = (s.tensor([rows, width], -2.0, 4.0), s.tensor([1, width], 0.5, 1.5));
         let center = s.flip() && width > 1;
         agree("norm", s, &[x.clone(), gamma], |x| super::norm::normalise(x[0].clone(), Some(x[1].clone().squeeze_dim(0)), 1e-5, center));
-        agree("srms_norm", s, &[x], |x| srms_norm(x[0].clone(), 1e-6));
+        agree("srms_norm", s, std::slice::from_ref(&x), |x| srms_norm(x[0].clone(), 1e-6));
+        agree("l2_norm", s, std::slice::from_ref(&x), |x| l2_norm(x[0].clone(), 1e-6));
+        let gate = s.tensor([rows, width], -6.0, 6.0);
+        agree("gated_rms_norm", s, &[x.clone(), gate], |x| {
+            let gamma = Tensor::ones([width], (&x[0].device(), x[0].dtype())) * 1.5;
+            gated_rms_norm(x[0].clone(), gamma, x[1].clone(), 1e-5)
+        });
+        let gamma = s.tensor([1, width], 0.5, 1.5);
+        agree("gated_rms_norm, the weight", s, &[gamma], |gamma| {
+            let x = x.f64(&gamma[0].device()).cast(gamma[0].dtype());
+            gated_rms_norm(x.clone(), gamma[0].clone().squeeze_dim(0), x, 1e-5)
+        });
     });
 }
 

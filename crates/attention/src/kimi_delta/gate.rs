@@ -1,6 +1,8 @@
 use burn::tensor::{DType, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
+use crate::blocks::kernel;
+
 /// Above this, `softplus(x) = x`.
 const SOFTPLUS_THRESHOLD: f64 = 20.0;
 
@@ -15,7 +17,7 @@ pub enum DecayGate {
     Bounded(f64),
 }
 
-/// The log decay of `gate`, ≤ 0, in f32 at least.
+/// The log decay of `gate`, ≤ 0, in f32 at least; on the CPU as one kernel in each direction.
 ///
 /// # Shapes
 /// - `f`: `[B, T, H, K]`; `a_log`: `[H]`; `dt_bias`: `[H, K]`; for one decay per head, K = 1
@@ -23,6 +25,10 @@ pub enum DecayGate {
 pub fn log_decay(f: Tensor<4>, a_log: Tensor<1>, dt_bias: Tensor<2>, gate: DecayGate) -> Tensor<4> {
     let [_, _, h, d_k] = f.dims();
     let f = if f.dtype() == DType::F64 { f } else { f.cast(DType::F32) };
+    if kernel::on_cpu(&f.device(), f.dtype()) && !f.dims().contains(&0) {
+        let bound = if let DecayGate::Bounded(bound) = gate { Some(bound) } else { None };
+        return kernel::decay_gate(f, a_log.cast(DType::F32), dt_bias.cast(DType::F32), bound);
+    }
     let rate = a_log.cast(f.dtype()).exp().reshape([1, 1, h, 1]);
     let x = f.clone() + dt_bias.cast(f.dtype()).reshape([1, 1, h, d_k]);
     match gate {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, LayerPlace, MixerMemory, Result, SequenceMixer,
-    blocks::{ShortConv, check_cu_seqlens, l2_norm, lazy_param, project},
+    blocks::{ShortConv, check_cu_seqlens, gated_rms_norm, l2_norm, lazy_param, project},
 };
 
 const OP: &str = "kimi_delta";
@@ -234,23 +234,23 @@ impl KimiDelta {
     pub fn forward_packed(&self, x: Tensor<3>, cu_seqlens: &[usize]) -> Result<Tensor<3>> {
         let [b, t, _] = x.dims();
         check_cu_seqlens(OP, cu_seqlens, b, t)?;
-        Ok(self.mix(x, None, Some(cu_seqlens)).0)
+        Ok(self.mix(x, None, Some(cu_seqlens)))
     }
 
-    /// The mixed tokens and, if a state was given, the state after them.
-    fn mix(&self, x: Tensor<3>, state: Option<&KimiDeltaState>, cu_seqlens: Option<&[usize]>) -> (Tensor<3>, Option<KimiDeltaState>) {
+    /// The mixed tokens. A state that is given is moved behind them.
+    fn mix(&self, x: Tensor<3>, mut state: Option<&mut KimiDeltaState>, cu_seqlens: Option<&[usize]>) -> Tensor<3> {
         let [b, t, _] = x.dims();
         if t == 0 {
-            return (x, state.cloned());
+            return x;
         }
         let inputs = [&self.q_proj, &self.k_proj, &self.v_proj].map(|p| project(p, x.clone()));
         let mut start = 0;
         let [q, k, v] = inputs.clone().map(|input| {
             let n = input.dims()[2];
-            let before = state.map(|s| s.conv.clone().narrow(2, start, n));
-            let y = self.conv1d.forward(input, start..start + n, before, cu_seqlens);
+            let before = state.as_ref().map(|s| s.conv.clone().narrow(2, start, n));
+            let y = self.conv1d.forward_silu(input, start..start + n, before, cu_seqlens);
             start += n;
-            activation::silu(y)
+            y
         });
         let heads = |x: Tensor<3>, heads: usize| {
             let width = x.dims()[2] / heads;
@@ -258,7 +258,8 @@ impl KimiDelta {
         };
         let options = KimiDeltaOptions {
             chunk: self.chunk,
-            initial_state: state.map(|s| s.memory.clone()),
+            // Taken out of the state: memory that nobody else holds is moved on in place.
+            initial_state: state.as_mut().map(|s| std::mem::replace(&mut s.memory, Tensor::empty([0, 0, 0, 0], &x.device()))),
             cu_seqlens: cu_seqlens.map(<[usize]>::to_vec),
             check_decay: false,
             ..Default::default()
@@ -273,17 +274,18 @@ impl KimiDelta {
         )
         .expect("the projections give matching shapes");
         let dtype = x.dtype();
-        let gate = activation::sigmoid(at_least_f32(heads(project(&self.g_b_proj, project(&self.g_a_proj, x)), self.value_heads)));
-        let gated = (self.o_norm.forward(at_least_f32(o)) * gate).cast(dtype);
+        let gate = at_least_f32(heads(project(&self.g_b_proj, project(&self.g_a_proj, x)), self.value_heads));
+        let gated = gated_rms_norm(at_least_f32(o), self.o_norm.gamma.val(), gate, self.o_norm.epsilon).cast(dtype);
         let width = gated.dims()[3];
         let y = project(&self.out_proj, gated.reshape([b, t, self.value_heads * width]));
-        let state = state.map(|s| {
+        if let Some(state) = state {
             // One token more than the convolution needs, so that a slice is never empty.
             let kept = t.min(self.conv1d.memory() + 1);
             let inputs = Tensor::cat(inputs.map(|x| x.narrow(1, t - kept, kept)).to_vec(), 2);
-            KimiDeltaState { conv: self.conv1d.remember(s.conv.clone(), inputs), memory }
-        });
-        (y, state)
+            state.conv = self.conv1d.remember(state.conv.clone(), inputs);
+            state.memory = memory;
+        }
+        y
     }
 }
 
@@ -304,7 +306,7 @@ impl SequenceMixer for KimiDelta {
             }
             None => x,
         };
-        self.mix(x, None, None).0
+        self.mix(x, None, None)
     }
 
     fn state(&self, batch: usize) -> KimiDeltaState {
@@ -320,9 +322,7 @@ impl SequenceMixer for KimiDelta {
     }
 
     fn prefill(&self, x: Tensor<3>, state: &mut KimiDeltaState) -> Tensor<3> {
-        let (y, next) = self.mix(x, Some(state), None);
-        *state = next.expect("a state was given");
-        y
+        self.mix(x, Some(state), None)
     }
 
     fn step(&self, x: Tensor<2>, state: &mut KimiDeltaState) -> Tensor<2> {

@@ -39,6 +39,7 @@ impl Default for KimiDeltaOptions {
 /// `S' = Diag(exp(g_t)) S_{t-1}`, `S_t = S' + β_t k_t (v_t − S'ᵀ k_t)ᵀ`, `o_t = S_tᵀ (scale · q_t)`, by chunks of C tokens:
 /// O(T·(K·V + C·(K+V) + C²)) time. For the backward pass it keeps its inputs and the K×V states between the chunks.
 ///
+/// On the CPU in f32 by fused kernels, whose results are the same bits in every run; elsewhere and in f64 by tensor operations.
 /// States and everything inside are f32 for inputs of 16 bits: in 16 bits the correction cancels to 0 once the state predicts v.
 ///
 /// # Shapes

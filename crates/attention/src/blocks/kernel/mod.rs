@@ -4,11 +4,15 @@
 //! direction is one pass.
 
 mod activation;
+mod decay_gate;
+mod gated_norm;
 mod head;
 mod linear;
 mod loss;
 mod matrix;
 mod norm;
+mod short_conv;
+mod unit;
 
 pub(crate) use head::linear_cross_entropy;
 pub(crate) use linear::linear;
@@ -57,6 +61,42 @@ pub(crate) fn norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64,
     let y = norm::forward(flat_x, flat_gamma, epsilon, center);
     let backward = move |[x, gamma]: [Flat; 2], grad| norm::backward(x, gamma, grad, epsilon, center);
     node([x.into_dispatch(), gamma.into_dispatch()], y, inner, backward)
+}
+
+/// RMSNorm of the last axis times the sigmoid of a gate on the CPU.
+pub(crate) fn gated_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, gate: Tensor<D>, epsilon: f64) -> Tensor<D> {
+    let inner = [flat(&x), flat(&gamma), flat(&gate)];
+    let y = gated_norm::forward(&inner, epsilon);
+    let inputs = [x.into_dispatch(), gamma.into_dispatch(), gate.into_dispatch()];
+    node(inputs, y, inner, move |saved, grad| gated_norm::backward(&saved, epsilon, &grad))
+}
+
+/// The last axis divided by `sqrt(Σ x² + ε)` on the CPU.
+pub(crate) fn unit<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
+    let (inner, width) = (flat(&x), x.dims()[D - 1]);
+    let y = unit::forward(&inner, width, epsilon);
+    node([x.into_dispatch()], y, [inner], move |[x], grad| [unit::backward(&x, width, epsilon, &grad)])
+}
+
+/// Depthwise causal convolution of `x` `[B, T, n]` with filters `[kernel, n]`, oldest token first, on the CPU; then SiLU if wanted.
+/// `before`, the inputs before the first token: `[B, kernel − 1, n]`; for packed sequences it is not read, and `numbers` holds the
+/// number of each token in its own.
+pub(crate) fn short_conv(x: Tensor<3>, filters: Tensor<2>, before: Tensor<3>, numbers: Option<Vec<usize>>, silu: bool) -> Tensor<3> {
+    let inner = [flat(&x), flat(&filters), flat(&before)];
+    let plan = short_conv::Plan { packed: numbers, silu };
+    let y = short_conv::forward(&inner, &plan);
+    let inputs = [x.into_dispatch(), filters.into_dispatch(), before.into_dispatch()];
+    node(inputs, y, inner, move |saved, grad| short_conv::backward(&saved, &plan, &grad))
+}
+
+/// `−exp(a_log) softplus(f + bias)`, or `bound · sigmoid(exp(a_log) (f + bias))`, on the CPU: `f` `[B, T, H, K]`, `a_log` `[H]`, `bias`
+/// `[H, K]`.
+pub(crate) fn decay_gate(f: Tensor<4>, a_log: Tensor<1>, bias: Tensor<2>, bound: Option<f64>) -> Tensor<4> {
+    let inner = [flat(&f), flat(&a_log), flat(&bias)];
+    let bound = bound.map(|bound| bound as f32);
+    let y = decay_gate::forward(&inner, bound);
+    let inputs = [f.into_dispatch(), a_log.into_dispatch(), bias.into_dispatch()];
+    node(inputs, y, inner, move |saved, grad| decay_gate::backward(&saved, bound, &grad))
 }
 
 /// The cross entropy of each row on the CPU.

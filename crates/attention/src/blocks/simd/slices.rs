@@ -55,6 +55,23 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { scaled }
 }
 
+/// `ln(1 + x)` to about 2e-7 relative, for 0 ≤ x ≤ 1e30.
+#[inline(always)]
+pub(crate) fn log1p(x: f32) -> f32 {
+    // 1 + x = 2^e m with m in [√½, √2); what the sum 1 + x lost is added back.
+    let sum = 1.0 + x;
+    let lost = (x - (sum - 1.0)) / sum;
+    let bits = sum.to_bits().wrapping_sub(0x3f35_04f3); // √½
+    let e = (bits as i32 >> 23) as f32;
+    let f = f32::from_bits((bits & 0x007f_ffff).wrapping_add(0x3f35_04f3)) - 1.0;
+    let mut p = 7.037_683_6e-2_f32;
+    for c in [-0.115_146_1, 0.116_769_99, -0.124_201_41, 0.142_493_23, -0.166_680_58, 0.200_007_15, -0.249_999_94, 0.333_333_32] {
+        p = p.mul_add(f, c);
+    }
+    let log = e.mul_add(std::f32::consts::LN_2, f * f * f.mul_add(p, -0.5) + f);
+    if x < 1e-4 { x * (1.0 - 0.5 * x) } else { log + lost }
+}
+
 /// `1 / (1 + e^-x)`
 #[inline(always)]
 pub(crate) fn sigmoid(x: f32) -> f32 {
@@ -146,6 +163,17 @@ mod tests {
         assert!(worst < 2.5e-7, "relative error {worst}");
         assert_eq!([exp(f32::NEG_INFINITY), exp(-1e30), exp(0.0)], [0.0, 0.0, 1.0]);
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn log1p_is_good_to_two_units_of_the_last_place() {
+        let worst = (-4000..3000).map(|i| 10.0_f32.powf(i as f32 / 150.0)).map(|x| {
+            let want = f64::from(x).ln_1p();
+            ((f64::from(log1p(x)) - want) / want).abs()
+        });
+        let worst = worst.fold(0.0, f64::max);
+        assert!(worst < 3e-7, "relative error {worst}");
+        assert_eq!(log1p(0.0), 0.0);
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! Kimi Delta Attention as one node of the graph with two outputs.
 
-use burn::backend::{
-    Autodiff, AutodiffBackend, Backend, TensorMetadata,
-    autodiff::{
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-        grads::Gradients as Tape,
-        ops::{Backward, Ops, OpsKind},
+use burn::{
+    backend::{
+        Autodiff, AutodiffBackend, Backend, TensorMetadata,
+        autodiff::{
+            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+            grads::Gradients as Tape,
+            ops::{Backward, Ops, OpsKind},
+        },
+        tensor::FloatTensor,
     },
-    tensor::FloatTensor,
+    tensor::Shape,
 };
-use burn::tensor::Shape;
 
 use super::{Inputs, KimiDeltaKernel, Options, Output, Saved};
 use crate::blocks::{Maybe, SecondOutput};

@@ -20,6 +20,13 @@ pub(crate) struct Targets<'a> {
     pub(crate) beta: Target<'a>,
 }
 
+/// The state before a chunk with its writes, and the gradient of the state behind it.
+#[derive(Clone, Copy)]
+pub(super) struct Around {
+    pub(super) memory: Memory,
+    pub(super) d_state: Memory,
+}
+
 /// What the backward pass of a chunk computes on the way. Rows of two kinds alternate as in [`Prepared`].
 pub(super) struct Differentiated {
     v_row: usize,
@@ -158,8 +165,8 @@ impl Differentiated {
         self.upstream.as_mut_ptr()
     }
 
-    /// The gradients of the chunk's inputs, once `carry` has run for all columns. `first` of the value heads that read a query/key
-    /// head: it sets the gradients of queries and keys, to which the others add.
+    /// The gradients of the chunk's inputs, once `carry` has run for all columns. The first of the value heads that read a query/key
+    /// head sets the gradients of queries and keys, to which the others add.
     ///
     /// # Safety
     /// Nobody else may use the rows of the targets.
@@ -170,11 +177,10 @@ impl Differentiated {
         problem: &Problem,
         place: &Place,
         chunk: &Prepared,
-        memory: Memory,
-        d_state: Memory,
+        around: Around,
         targets: &Targets,
-        first: bool,
     ) {
+        let Around { memory, d_state } = around;
         // SAFETY: the workspace and the memories hold a chunk's rows.
         unsafe { self.over_values(simd, problem, chunk, memory, d_state) };
         self.through_rows(simd, chunk);
@@ -187,7 +193,7 @@ impl Differentiated {
             pairs::backward(chunk, problem.scale, tokens, &self.products[2 * start * c_row..], rows, columns);
         }
         // SAFETY: the caller owns the rows.
-        unsafe { self.finish(problem, place, chunk, targets, first) };
+        unsafe { self.finish(problem, place, chunk, targets) };
     }
 
     /// All products over V: the gradients of the chunk's decayed products, of its rows through the state, and of its keys through the
@@ -334,7 +340,8 @@ impl Differentiated {
     /// # Safety
     /// As for [`inputs`](Self::inputs).
     #[inline(always)]
-    unsafe fn finish(&mut self, problem: &Problem, place: &Place, chunk: &Prepared, targets: &Targets, first: bool) {
+    unsafe fn finish(&mut self, problem: &Problem, place: &Place, chunk: &Prepared, targets: &Targets) {
+        let first = problem.is_first(place.head);
         let (k, k_row, v) = (chunk.k, chunk.k_row, problem.sizes.v);
         let (batch, head, group) = (place.batch, place.head, problem.group(place.head));
         let whole = &mut self.whole[..k];

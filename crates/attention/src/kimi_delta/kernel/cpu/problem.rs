@@ -73,6 +73,11 @@ impl Problem<'_> {
         head / (self.sizes.w / self.sizes.h)
     }
 
+    /// Whether a value head is the first of those that read a query/key head.
+    pub(super) fn is_first(&self, head: usize) -> bool {
+        head.is_multiple_of(self.sizes.w / self.sizes.h)
+    }
+
     /// The n-th chunk of a sequence.
     pub(super) fn place(&self, sequence: &Sequence, head: usize, n: usize) -> Place {
         let first = n * self.sizes.chunk;

@@ -9,7 +9,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
-    backward::{Differentiated, Targets},
+    backward::{Around, Differentiated, Targets},
     forward::{Memory, advance, read, write},
     prepare::Prepared,
     problem::{Place, Problem, Sequence},
@@ -251,7 +251,6 @@ fn backward_heads(
     let mut d_states: Vec<Vec<f32>> = (0..=division.group).map(|_| scratch(Memory::len(sizes.k, problem))).collect();
     let per_group = sizes.w / sizes.h;
     for head in group_head * per_group..(group_head + 1) * per_group {
-        let first = head == group_head * per_group;
         load(problem, Memory::new(&mut d_states[0], problem), &cotangents.state, number, head);
         for group in groups(problem, sequence, head, division.group).rev() {
             d_states.swap(0, group.len());
@@ -271,7 +270,7 @@ fn backward_heads(
                 arch.dispatch(Back { slots: chunks, upstream: &upstream, d_memories: &d_memories, columns });
             });
             each_slot(&mut slots, parallel, group.len(), |i, slot| {
-                arch.dispatch(Inputs { problem, place: &group[i], slot, d_state: d_memories[i + 1], targets, first });
+                arch.dispatch(Inputs { problem, place: &group[i], slot, d_state: d_memories[i + 1], targets });
             });
         }
         store(problem, Memory::new(&mut d_states[0], problem), d_initial, number, head, &(0..sizes.v));
@@ -345,7 +344,6 @@ struct Inputs<'a> {
     slot: &'a mut BackwardSlot,
     d_state: Memory,
     targets: &'a Targets<'a>,
-    first: bool,
 }
 
 impl WithSimd for Inputs<'_> {
@@ -353,9 +351,9 @@ impl WithSimd for Inputs<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { problem, place, slot, d_state, targets, first } = self;
+        let Self { problem, place, slot, d_state, targets } = self;
         let memory = Memory::new(&mut slot.memory, problem);
         // SAFETY: this task alone has the slot, and this chunk's rows of the targets.
-        unsafe { slot.differentiated.inputs(simd, problem, place, &slot.chunk, memory, d_state, targets, first) };
+        unsafe { slot.differentiated.inputs(simd, problem, place, &slot.chunk, Around { memory, d_state }, targets) };
     }
 }

@@ -4,6 +4,9 @@ use rayon::prelude::*;
 use super::problem::{Place, Problem};
 use crate::blocks::simd::{Target, exp};
 
+/// Columns of a state that are corrected together.
+const WIDTH: usize = 64;
+
 /// One token of each sequence: `states` `[N, W, K, V]` move behind it in place. Two passes over a state, nothing allocated.
 pub(crate) fn step(problem: &Problem, states: &mut [f32], o: &Target) {
     const WORTH_A_THREAD: usize = 1 << 16;
@@ -46,7 +49,6 @@ impl WithSimd for Step<'_> {
         for (d, row) in state.chunks_exact_mut(v).enumerate() {
             decay_and_ask(row, exp(log[d.min(log.len() - 1)]), key[d], out);
         }
-        const WIDTH: usize = 64;
         let mut correction = [0.0_f32; WIDTH];
         for start in (0..v).step_by(WIDTH) {
             let width = WIDTH.min(v - start);
