@@ -69,7 +69,7 @@ impl Differentiated {
             if let Some(ahead) = &ahead {
                 prefetch(d_o.row(ahead.batch, ahead.head, ahead.start + i), v);
             }
-            self.upstream[2 * i * self.v_row..][..v].copy_from_slice(problem.row(d_o, place, place.head, i, v));
+            self.upstream[2 * i * self.v_row..][..v].copy_from_slice(Problem::row(d_o, place, place.head, i, v));
         }
     }
 

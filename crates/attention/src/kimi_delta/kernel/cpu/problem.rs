@@ -93,27 +93,27 @@ impl Problem<'_> {
 
     /// The query of a token. `[K]`
     pub(super) fn query(&self, place: &Place, i: usize) -> &[f32] {
-        self.row(&self.q, place, self.group(place.head), i, self.sizes.k)
+        Self::row(&self.q, place, self.group(place.head), i, self.sizes.k)
     }
 
     /// The key of a token. `[K]`
     pub(super) fn key(&self, place: &Place, i: usize) -> &[f32] {
-        self.row(&self.k, place, self.group(place.head), i, self.sizes.k)
+        Self::row(&self.k, place, self.group(place.head), i, self.sizes.k)
     }
 
     /// The value of a token. `[V]`
     pub(super) fn value(&self, place: &Place, i: usize) -> &[f32] {
-        self.row(&self.v, place, place.head, i, self.sizes.v)
+        Self::row(&self.v, place, place.head, i, self.sizes.v)
     }
 
     /// The log decay of a token. `[K]` or `[1]`
     pub(super) fn log_decay(&self, place: &Place, i: usize) -> &[f32] {
-        self.row(&self.g, place, place.head, i, self.g_width)
+        Self::row(&self.g, place, place.head, i, self.g_width)
     }
 
     /// β of a token.
     pub(super) fn strength(&self, place: &Place, i: usize) -> f32 {
-        self.row(&self.beta, place, place.head, i, 1)[0]
+        Self::row(&self.beta, place, place.head, i, 1)[0]
     }
 
     /// Asks for what a token reads.
@@ -128,7 +128,7 @@ impl Problem<'_> {
     }
 
     #[inline(always)]
-    pub(super) fn row<'a>(&self, view: &View<'a>, place: &Place, head: usize, i: usize, width: usize) -> &'a [f32] {
+    pub(super) fn row<'a>(view: &View<'a>, place: &Place, head: usize, i: usize, width: usize) -> &'a [f32] {
         // SAFETY: the view has checked that all its rows of `width` numbers lie in the tensor, and places are tokens of it.
         unsafe { std::slice::from_raw_parts(view.row(place.batch, head, place.start + i), width) }
     }
