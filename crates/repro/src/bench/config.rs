@@ -10,7 +10,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BenchConfig {
-    /// Kinds of [`MixerConfig`].
+    /// Of [`OPERATIONS`].
     pub mixers: Vec<String>,
     /// Sequences B.
     pub batch: usize,
