@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod compare;
+mod context;
 mod error;
 mod files;
 pub mod fit;

@@ -57,7 +57,7 @@ pub struct NprfConfig {
     pub algorithm: NprfAlgorithm,
 }
 
-fn yes() -> bool {
+pub(super) fn yes() -> bool {
     true
 }
 

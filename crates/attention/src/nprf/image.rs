@@ -6,7 +6,11 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    config::NprfConfig, op::nprf_grid, options::NprfOptions, product::NprfAlgorithm, projection::ProjectionKind,
+    config::{NprfConfig, yes},
+    op::nprf_grid,
+    options::NprfOptions,
+    product::NprfAlgorithm,
+    projection::ProjectionKind,
     projection::draw_projection,
 };
 use crate::{Error, LayerPlace, Result, blocks::project};
@@ -39,10 +43,6 @@ pub struct NprfImageConfig {
     /// How the product with the biases is computed. Changes speed; results only by rounding.
     #[serde(default)]
     pub algorithm: NprfAlgorithm,
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl NprfImageConfig {

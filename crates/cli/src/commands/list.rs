@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
 
 /// How many of the claims about a mechanism were reproduced, of those that were tested.
 fn verdicts(m: &Entry) -> String {
-    let tested: Vec<_> = shipped_for(m.id).into_iter().filter(|r| !matches!(r.verdict, Verdict::NotTestable(_))).collect();
+    let tested: Vec<_> = shipped_for(m.id).into_iter().filter(|r| r.verdict.is_decided()).collect();
     let reproduced = tested.iter().filter(|r| r.verdict == Verdict::Reproduced).count();
     if tested.is_empty() { "-".into() } else { format!("{reproduced} of {}", tested.len()) }
 }
@@ -91,6 +91,7 @@ fn claims(args: &Args, output: &Output) -> Result<(), Failure> {
         let verdict = match (result, claim.test) {
             (Some(Shipped { verdict, scale, .. }), _) => format!("{verdict} [{scale}]"),
             (None, Test::None(why)) => Verdict::NotTestable(why.into()).to_string(),
+            (None, Test::Missing(what)) => Verdict::NotTested(what.into()).to_string(),
             (None, Test::Experiment(_)) => "not tested yet".into(),
         };
         let measured = result.map_or("-", |r| r.measured.as_str());

@@ -1,38 +1,16 @@
-use std::{
-    io::Write,
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{io::Write, path::Path, time::Duration};
 
-use burn::tensor::Device;
-use regard_train::{Evaluation, Event, LogLines, MemoryMeter, Observer, report::Quantity};
+use regard_train::{Evaluation, Event, LogLines, Observer, report::Quantity};
 
 use super::weights::MatchedCandidate;
 use crate::lines::Lines;
 
 /// What a caller lends to a comparison.
-pub struct Context<'a> {
-    /// Where tensors live.
-    pub device: Device,
-    /// Measures memory.
-    pub memory: Option<MemoryMeter>,
-    /// Set to `true` from anywhere, it ends the comparison, which can be resumed.
-    pub stop: Option<&'a AtomicBool>,
-    /// Sees what happens.
-    pub observer: Option<&'a mut dyn CompareObserver>,
-    /// The command line that the report shows.
-    pub command: Option<String>,
-}
+pub type Context<'a> = crate::context::Context<'a, dyn CompareObserver + 'a>;
 
 impl Context<'_> {
-    /// A context with a device alone.
-    pub fn new(device: Device) -> Self {
-        Self { device, memory: None, stop: None, observer: None, command: None }
-    }
-
     pub(super) fn stopped(&self) -> bool {
-        self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) || self.observer.as_ref().is_some_and(|o| o.should_stop())
+        self.interrupted() || self.observer.as_ref().is_some_and(|o| o.should_stop())
     }
 
     pub(super) fn emit(&mut self, event: &CompareEvent<'_>) {

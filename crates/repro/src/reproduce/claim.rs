@@ -28,8 +28,10 @@ pub struct Claim {
 pub enum Test {
     /// By running this.
     Experiment(fn(&mut Lab<'_, '_>) -> Result<Finding>),
-    /// Not by this program, for this reason.
+    /// It cannot be tested on a machine like the one that the experiments are made for, for this reason.
     None(&'static str),
+    /// It could be, but something is still missing in this program: this.
+    Missing(&'static str),
 }
 
 impl fmt::Debug for Claim {
@@ -71,9 +73,16 @@ pub enum Verdict {
     NotReproduced,
     /// The rule cannot be applied here, for this reason.
     NotTestable(String),
+    /// There is no experiment yet, for lack of this.
+    NotTested(String),
 }
 
 impl Verdict {
+    /// Whether an experiment has decided.
+    pub fn is_decided(&self) -> bool {
+        matches!(self, Self::Reproduced | Self::NotReproduced)
+    }
+
     /// Whether the rule holds.
     pub fn of(holds: bool) -> Self {
         if holds { Self::Reproduced } else { Self::NotReproduced }
@@ -86,6 +95,7 @@ impl fmt::Display for Verdict {
             Self::Reproduced => f.write_str("reproduced"),
             Self::NotReproduced => f.write_str("not reproduced"),
             Self::NotTestable(why) => write!(f, "not testable here ({why})"),
+            Self::NotTested(what) => write!(f, "not tested yet ({what})"),
         }
     }
 }
@@ -107,6 +117,11 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// What can be said without an experiment.
+    pub(super) fn none(verdict: Verdict) -> Self {
+        Self { verdict, ..Self::new(false, "–") }
+    }
+
     /// A decision by a rule.
     pub(super) fn new(holds: bool, measured: impl Into<String>) -> Self {
         Self { verdict: Verdict::of(holds), measured: measured.into(), notes: Vec::new(), tables: Vec::new(), figures: Vec::new() }

@@ -95,13 +95,8 @@ fn test(claim: &Claim, config: &ReproduceConfig, out: &Path, context: &mut Conte
             lab.note(&format!("{} scale", config.scale))?;
             experiment(&mut lab)?
         }
-        Test::None(why) => Finding {
-            verdict: Verdict::NotTestable(why.into()),
-            measured: "–".into(),
-            notes: Vec::new(),
-            tables: Vec::new(),
-            figures: Vec::new(),
-        },
+        Test::None(why) => Finding::none(Verdict::NotTestable(why.into())),
+        Test::Missing(what) => Finding::none(Verdict::NotTested(what.into())),
     };
     Ok(ClaimResult {
         system: claim.system.into(),

@@ -1,37 +1,16 @@
-use std::{
-    io::Write,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{io::Write, time::Duration};
 
-use burn::tensor::Device;
-use regard_train::{Event, LogLines, MemoryMeter, Observer};
+use regard_train::{Event, LogLines, Observer};
 
 use super::{Claim, ClaimResult};
 use crate::lines::Lines;
 
 /// What a caller lends to experiments.
-pub struct Context<'a> {
-    /// Where tensors live.
-    pub device: Device,
-    /// Measures memory.
-    pub memory: Option<MemoryMeter>,
-    /// Set to `true` from anywhere, it ends the work; what is finished is kept.
-    pub stop: Option<&'a AtomicBool>,
-    /// Sees what happens.
-    pub observer: Option<&'a mut dyn ReproduceObserver>,
-    /// The command line that the report shows.
-    pub command: Option<String>,
-}
+pub type Context<'a> = crate::context::Context<'a, dyn ReproduceObserver + 'a>;
 
 impl Context<'_> {
-    /// A context with a device alone.
-    pub fn new(device: Device) -> Self {
-        Self { device, memory: None, stop: None, observer: None, command: None }
-    }
-
     pub(super) fn stopped(&self) -> bool {
-        self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+        self.interrupted()
     }
 
     pub(super) fn emit(&mut self, event: &ReproduceEvent<'_>) {

@@ -8,11 +8,12 @@ use crate::Table;
 pub(super) fn page(all: &Reproduction) -> String {
     let count = |of: fn(&Verdict) -> bool| all.results.iter().filter(|r| of(&r.finding.verdict)).count();
     let lead = format!(
-        "{} claims: {} reproduced, {} not reproduced, {} not testable here. A verdict follows from the measured numbers by the rule beside it.",
+        "{} claims: {} reproduced, {} not reproduced, {} not testable here, {} not tested yet. A verdict follows from the measured numbers by the rule beside it.",
         all.results.len(),
         count(|v| *v == Verdict::Reproduced),
         count(|v| *v == Verdict::NotReproduced),
         count(|v| matches!(v, Verdict::NotTestable(_))),
+        count(|v| matches!(v, Verdict::NotTested(_))),
     );
     let body = html! {
         div.wide { table.headline {
@@ -41,7 +42,7 @@ fn badge(r: &ClaimResult) -> Markup {
     let class = match r.finding.verdict {
         Verdict::Reproduced => "verdict good",
         Verdict::NotReproduced => "verdict failed",
-        Verdict::NotTestable(_) => "verdict note",
+        Verdict::NotTestable(_) | Verdict::NotTested(_) => "verdict note",
     };
     html! { span class=(class) { (r.finding.verdict) } }
 }

@@ -44,7 +44,7 @@ pub(super) fn test(lab: &mut Lab<'_, '_>) -> Result<Finding> {
     points.remove(0);
     let Some(peaks) = points.iter().map(|(n, peak, own)| Some((*n, (*peak)?, *own))).collect::<Option<Vec<_>>>() else {
         let why = lab.memory().err().unwrap_or_default();
-        return Ok(Finding { verdict: Verdict::NotTestable(why), ..Finding::new(false, "–") });
+        return Ok(Finding::none(Verdict::NotTestable(why)));
     };
     // Below 0 where not all of them are there at once.
     let extra: Vec<_> = peaks.iter().map(|(n, peak, own)| (*n as f64, peak - own)).collect();
