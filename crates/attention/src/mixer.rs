@@ -5,12 +5,13 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    LayerPlace, MixerMemory, Result, SequenceMixer,
+    Error, LayerPlace, MixerMemory, Result, SequenceMixer,
     flow_attention::{FlowAttention, FlowAttentionConfig, FlowState},
     kimi_delta::{KimiDelta, KimiDeltaConfig, KimiDeltaState},
     latent_attention::{LatentAttention, LatentAttentionConfig, LatentState},
     lightning_attention::{Lightning, LightningConfig, LightningState},
     nprf::{Nprf, NprfConfig, NprfState},
+    registry::{self, Direction},
     softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxState},
 };
 
@@ -133,4 +134,40 @@ mixers! {
     "nprf" Nprf(NprfConfig, Nprf, NprfState),
     /// Softmax attention.
     "softmax" Softmax(SoftmaxAttentionConfig, SoftmaxAttention, SoftmaxState),
+}
+
+impl MixerConfig {
+    /// Whether the kind has a bidirectional form, [`Mixer::attend`].
+    pub fn is_bidirectional(&self) -> bool {
+        registry::find(self.kind()).is_some_and(|entry| entry.direction == Direction::Both)
+    }
+}
+
+impl Mixer {
+    /// Mixes whole sequences in both directions, with the weights of the causal form.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, T, D]`, T ≥ 1
+    /// - `padding`: `[B, T]`, `true` = not a token: it has no influence on the outputs of tokens; outputs there are unspecified but finite
+    /// - output: `[B, T, D]`
+    ///
+    /// # Errors
+    /// If the kind is causal only, or the mask has another shape.
+    ///
+    /// # Panics
+    /// If the width of `x` is not D.
+    pub fn attend(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Result<Tensor<3>> {
+        match self {
+            Self::Flow(layer) => layer.attend(x.clone(), x.clone(), x, padding.clone(), padding),
+            Self::Nprf(layer) => layer.attend(x, padding),
+            Self::Softmax(layer) => layer.attend(x, padding),
+            _ => Err(Error::argument("attend", "mixer", format!("one with a bidirectional form: {}", bidirectional()), self.kind())),
+        }
+    }
+}
+
+/// The kinds with a bidirectional form, for messages.
+fn bidirectional() -> String {
+    let kinds = registry::MECHANISMS.iter().filter(|entry| entry.direction == Direction::Both).map(|entry| entry.id);
+    kinds.collect::<Vec<_>>().join(", ")
 }

@@ -3,14 +3,18 @@
 #![warn(missing_docs)]
 
 pub mod decoder;
+pub mod encoder;
 pub mod flowformer;
 pub mod kimi_linear;
+mod model;
 pub mod nprf;
 pub mod registry;
 pub mod tnl;
 pub mod weights;
 
 pub use decoder::{ChannelMixer, Decoder, DecoderConfig, DecoderState, Positions};
+pub use encoder::{Encoder, EncoderConfig, EncoderInput, Head, Pool};
 pub use kimi_linear::KimiLinearConfig;
+pub use model::{Model, ModelConfig};
 pub use nprf::NprfLmConfig;
 pub use tnl::TnlConfig;

@@ -37,6 +37,14 @@ pub enum Error {
         /// The file or folder.
         path: PathBuf,
     },
+    /// A file of data is damaged or of another kind.
+    #[error("{}: {message}", path.display())]
+    Data {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and where.
+        message: String,
+    },
     /// A data set's name is neither known nor the path of a file.
     #[error("no data set and no file is named `{name}`")]
     UnknownData {
@@ -168,7 +176,7 @@ impl Error {
         match self {
             Self::UnknownData { suggestion: Some(name), .. } => Some(format!("did you mean `{name}`?")),
             Self::UnknownData { suggestion: None, .. } => {
-                Some(format!("give the path of a text file or folder, or one of {}", crate::data::NAMES.join(", ")))
+                Some(format!("give the path of a file or folder, or one of {}", crate::data::NAMES.join(", ")))
             }
             Self::MissingData { name, .. } => {
                 let fetched = crate::data::DataSet::named(name).is_some_and(|set| !set.files.is_empty());
@@ -210,6 +218,10 @@ impl Error {
 
     pub(crate) fn value(key: &'static str, want: impl Into<String>, got: impl ToString) -> Self {
         Self::Value { key, want: want.into(), got: got.to_string() }
+    }
+
+    pub(crate) fn data(path: &Path, message: impl Into<String>) -> Self {
+        Self::Data { path: path.into(), message: message.into() }
     }
 
     pub(crate) fn checkpoint(path: &Path, message: impl Into<String>) -> Self {

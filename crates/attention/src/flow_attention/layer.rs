@@ -9,6 +9,7 @@ use super::{
     causal::{BLOCK, FlowState, flow_attention_causal},
     op::flow_attention,
     options::{FlowFeatureMap, FlowOptions},
+    reference::flow_weights,
 };
 use crate::{Error, LayerPlace, Result, SequenceMixer, blocks::project};
 
@@ -189,6 +190,21 @@ impl FlowAttention {
         let v = self.heads(project(&self.value_projection, values));
         let options = FlowOptions { key_mask, query_mask, ..self.config.options() };
         Ok(self.merge(flow_attention(q, k, v, &options)?))
+    }
+
+    /// The weights that bidirectional attention of a sequence to itself implies, for inspection: quadratic.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, T, D_in]`, T ≥ 1; output: `[B, H, T, T]`
+    ///
+    /// # Errors
+    /// If there is no token.
+    ///
+    /// # Panics
+    /// If the width of `x` is not D_in.
+    pub fn weights(&self, x: Tensor<3>) -> Result<Tensor<4>> {
+        let [q, k, _] = self.project(x);
+        flow_weights(q, k, &self.config.options())
     }
 
     /// Queries, keys and values of a sequence. `[B, H, T, D/H]` each

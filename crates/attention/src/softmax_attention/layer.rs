@@ -73,7 +73,8 @@ impl SoftmaxAttentionConfig {
     }
 }
 
-/// Causal multi-head softmax attention with its projections.
+/// Multi-head softmax attention with its projections: causal as a [`SequenceMixer`], bidirectional by [`attend`](Self::attend). The
+/// weights are the same for both.
 #[derive(Module, Debug)]
 pub struct SoftmaxAttention {
     /// Queries, keys and values in one projection, in that order, heads head-major.
@@ -101,16 +102,36 @@ impl SoftmaxAttention {
         }
     }
 
-    fn attend(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+    /// Bidirectional attention of a sequence to itself, with the same weights.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, T, D]`; `padding`: `[B, T]`, `true` = not a token: it has no influence on the outputs of tokens
+    /// - output: `[B, T, D]`
+    ///
+    /// # Errors
+    /// If the mask has another shape.
+    ///
+    /// # Panics
+    /// If the width of `x` is not D.
+    pub fn attend(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Result<Tensor<3>> {
+        let [q, k, v] = self.project(x, 0);
+        self.mix([q, k, v], padding, false)
+    }
+
+    fn mix(&self, [q, k, v]: [Tensor<4>; 3], padding: Option<Tensor<2, Bool>>, causal: bool) -> Result<Tensor<3>> {
         let [b, h, t, width] = q.dims();
         let options = SoftmaxOptions {
-            causal: true,
+            causal,
             key_padding: padding,
             distance_bias: self.relative_bias.as_ref().map(Param::val),
             ..Default::default()
         };
-        let (o, _) = softmax_attention(q, k, v, options).expect("the projections give matching shapes");
-        project(&self.out_proj, o.swap_dims(1, 2).reshape([b, t, h * width]))
+        let (o, _) = softmax_attention(q, k, v, options)?;
+        Ok(project(&self.out_proj, o.swap_dims(1, 2).reshape([b, t, h * width])))
+    }
+
+    fn mix_causally(&self, qkv: [Tensor<4>; 3], padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+        self.mix(qkv, padding, true).expect("the projections give matching shapes")
     }
 }
 
@@ -118,8 +139,7 @@ impl SequenceMixer for SoftmaxAttention {
     type State = SoftmaxState;
 
     fn forward(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
-        let [q, k, v] = self.project(x, 0);
-        self.attend(q, k, v, padding)
+        self.mix_causally(self.project(x, 0), padding)
     }
 
     fn state(&self, batch: usize) -> SoftmaxState {
@@ -130,7 +150,7 @@ impl SequenceMixer for SoftmaxAttention {
     fn prefill(&self, x: Tensor<3>, state: &mut SoftmaxState) -> Tensor<3> {
         let [q, k, v] = self.project(x, state.len());
         let [k, v] = state.append(k, v);
-        self.attend(q, k, v, None)
+        self.mix_causally([q, k, v], None)
     }
 
     fn step(&self, x: Tensor<2>, state: &mut SoftmaxState) -> Tensor<2> {

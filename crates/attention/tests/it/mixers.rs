@@ -268,3 +268,31 @@ fn bad_configurations_are_errors_that_name_the_argument() {
         assert!(unknown.to_string().contains("unknown field `haeds`"), "{kind}: {unknown}");
     }
 }
+
+#[test]
+fn the_bidirectional_form_sees_the_future_and_no_padding_and_is_there_where_the_registry_says() {
+    for_each_mixer(&cpu(), |what, mixer| {
+        let x = tokens(21, [1, 9]);
+        let config = MixerConfig::named(mixer.kind(), HEADS).unwrap();
+        if !config.is_bidirectional() {
+            let error = mixer.attend(x, None).unwrap_err().to_string();
+            assert!(error.starts_with("attend: `mixer` must be one with a bidirectional form: flow, nprf"), "{error}");
+            assert!(error.ends_with(mixer.kind()), "{error}");
+            return;
+        }
+        let alone = mixer.attend(x.clone(), None).unwrap();
+        let changed = Tensor::cat(vec![x.clone().narrow(1, 0, 8), tokens(22, [1, 1]) * 9.0], 1);
+        let first = |y: Tensor<3>| y.narrow(1, 0, 1);
+        assert!(
+            relative_error(&first(mixer.attend(changed, None).unwrap()), &first(alone.clone())) > 1e-3,
+            "{what}: the future has no effect"
+        );
+        for range in [0..9, 4..13, 7..16] {
+            let junk = |t: usize, seed| tokens(seed, [1, t]) * 50.0;
+            let padded = Tensor::cat(vec![junk(range.start, 23), x.clone(), junk(16 - range.end, 24)], 1);
+            let y = mixer.attend(padded, Some(hidden_but(&range, 16))).unwrap();
+            assert!(y.to_data().iter::<f32>().all(f32::is_finite), "{what}: an output at {range:?} of 16 is not finite");
+            assert_close(&format!("{what}, tokens at {range:?} of 16"), &y.narrow(1, range.start, 9), &alone, 1e-4);
+        }
+    });
+}

@@ -5,7 +5,9 @@ use std::{
 
 use clap::{ValueEnum, builder::NonEmptyStringValueParser};
 use regard_repro::compare::{Budget, Candidate, CompareConfig, Comparison, Context, Size, compare, resume};
-use regard_train::data::DataConfig;
+use regard_train::{
+    ClassifyConfig, ControlConfig, ForecastConfig, ListOpsConfig, LmConfig, RecallConfig, SeriesConfig, TaskConfig, data::DataConfig,
+};
 
 use crate::{
     cli::command_line,
@@ -25,10 +27,10 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// What is learned: the next token of a text, or values by their keys (generated)
+    /// What is learned
     #[arg(long, value_enum)]
     task: Option<TaskName>,
-    /// Text to learn: a UTF-8 file or folder, or a data set: embedded, tinyshakespeare, wikitext-2, gutenberg
+    /// What to learn from: a path or a data set of `regard data list`. lm: UTF-8 text; classify: a folder of images; forecast: a CSV file
     #[arg(long, value_name = "PATH|NAME")]
     data: Option<String>,
     /// How text becomes tokens: byte, char, word, or a Hugging Face tokenizer.json [default: usual for the data]
@@ -71,14 +73,40 @@ Examples:
   regard compare --data book.txt --budget 10m --seeds 3 --out runs/book
   regard compare --mixers softmax,kimi_delta,3*kimi_delta+softmax --size small --budget steps=1000
   regard compare --task recall --budget 5m --json
+  regard compare --task listops --mixers softmax,flow,nprf
+  regard compare --task forecast --data etth1
   regard compare --resume --out runs/book";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TaskName {
     /// Language modelling
     Lm,
-    /// Multi-query associative recall
+    /// Multi-query associative recall, generated
     Recall,
+    /// Values of nested lists (ListOps of the Long Range Arena), generated
+    Listops,
+    /// Images as sequences of gray pixels [data: mnist]
+    Classify,
+    /// Series told apart by their frequencies, generated
+    Series,
+    /// The next steps of a series of numbers [data: etth1]
+    Forecast,
+    /// Actions of recorded episodes of a point mass, generated
+    Control,
+}
+
+impl TaskName {
+    fn config(self) -> TaskConfig {
+        match self {
+            Self::Lm => TaskConfig::Lm(LmConfig::default()),
+            Self::Recall => TaskConfig::Recall(RecallConfig::default()),
+            Self::Listops => TaskConfig::ListOps(ListOpsConfig::default()),
+            Self::Classify => TaskConfig::Classify(ClassifyConfig::default()),
+            Self::Series => TaskConfig::Series(SeriesConfig::default()),
+            Self::Forecast => TaskConfig::Forecast(ForecastConfig::default()),
+            Self::Control => TaskConfig::Control(ControlConfig::default()),
+        }
+    }
 }
 
 pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
@@ -123,8 +151,8 @@ impl Args {
     fn config(&self) -> Result<CompareConfig, Failure> {
         let mut config = match (&self.config, self.task) {
             (Some(path), _) => CompareConfig::load(path)?,
-            (None, Some(TaskName::Recall)) => CompareConfig::recall(),
-            (None, _) => CompareConfig::lm(),
+            (None, Some(task)) => CompareConfig::new(task.config()),
+            (None, None) => CompareConfig::lm(),
         };
         if self.config.is_some() && self.task.is_some() {
             return Err(Failure::new("--task and --config cannot be used together: the file names the task"));
@@ -134,6 +162,9 @@ impl Args {
         }
         if let Some(source) = &self.data {
             config.data = Some(DataConfig::new(source));
+        }
+        if self.tokenizer.is_some() && !matches!(config.task, TaskConfig::Lm(_)) {
+            return Err(Failure::new(format!("the task `{}` has no text: it takes no --tokenizer", config.task.kind())));
         }
         if let (Some(data), Some(tokenizer)) = (&mut config.data, &self.tokenizer) {
             data.tokenizer = Some(tokenizer.clone());
@@ -145,6 +176,10 @@ impl Args {
             config.seeds = (1..=seeds).collect();
         }
         if let Some(context) = self.context {
+            if !config.task.predicts_tokens() {
+                let message = format!("the task `{}` has sequences of a length of their own: it takes no --context", config.task.kind());
+                return Err(Failure::new(message));
+            }
             config.context = context;
         }
         if let Some(size) = self.size {

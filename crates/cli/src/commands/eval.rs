@@ -15,7 +15,8 @@ use crate::{
 
 /// Evaluate a trained model on a split of its data, or on other text
 ///
-/// The text is cut into windows of the model's context and every token is predicted once. Without --tokens all of it is read.
+/// Text is cut into windows of the model's context and every token is predicted once; of images, series and the like every example is
+/// answered. Without --tokens all of the split is read.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   regard eval runs/shakespeare-char
@@ -30,7 +31,7 @@ pub(crate) struct Args {
     /// Read other text instead, with the run's tokenizer: a file whole, of a folder or a data set the split
     #[arg(long, value_name = "PATH|NAME")]
     data: Option<String>,
-    /// Stop after at least this many tokens
+    /// Stop after at least this many tokens; an example counts as its length
     #[arg(long, value_name = "N")]
     tokens: Option<usize>,
     #[command(flatten)]
@@ -88,14 +89,22 @@ fn text(source: &str, split: SplitName) -> Result<String, Failure> {
 
 /// The numbers of an evaluation for people.
 pub(super) fn rows(evaluation: &Evaluation) -> Vec<(&'static str, String)> {
-    let mut rows = vec![("loss", format!("{:.4} nats per token", evaluation.loss))];
+    let mut rows = vec![("loss", format!("{:.4} ({})", evaluation.loss, evaluation.unit()))];
     match evaluation.accuracy {
         Some(accuracy) => rows.push(("accuracy", format!("{:.2} %", 100.0 * accuracy))),
-        None => rows.push(("perplexity", format!("{:.4}", evaluation.perplexity))),
+        None => rows.extend(evaluation.perplexity.map(|perplexity| ("perplexity", format!("{perplexity:.4}")))),
     }
+    rows.extend(evaluation.mae.map(|mae| ("mean absolute error", format!("{mae:.4}"))));
     if let Some(bits) = evaluation.bits_per_byte {
         rows.push(("bits per byte", format!("{bits:.4}")));
     }
-    rows.push(("evaluated on", format!("{} tokens", Quantity::Count.text(evaluation.tokens as f64, 4))));
+    rows.push((
+        "evaluated on",
+        format!(
+            "{} {}",
+            Quantity::Count.text(evaluation.tokens as f64, 4),
+            if evaluation.perplexity.is_some() { "tokens" } else { "targets" }
+        ),
+    ));
     rows
 }

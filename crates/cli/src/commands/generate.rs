@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         return Err(Failure::new(format!("{}: a model of this task writes no text", args.run.display()))
             .with_hint("`regard generate` needs a run of the task `lm`"));
     };
-    let model = run.model(&args.device.device.open()?)?;
+    let model = run.decoder(&args.device.device.open()?)?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     if args.json {
         let text = generate(&model, tokenizer, &args.prompt, args.tokens, &sampling, &mut |_| {})?;

@@ -59,6 +59,7 @@ Examples:
   regard train recipes/shakespeare-char.toml
   regard train recipes/shakespeare-char.toml --mixer lightning --set train.steps=500 --out runs/short
   regard train recipes/shakespeare-char.toml --set 'model.mixers=[{kind=\"kimi_delta\",heads=4},{kind=\"softmax\",heads=4}]'
+  regard train recipes/listops.toml --mixer softmax
   regard train --resume runs/short";
 
 pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
@@ -98,7 +99,7 @@ fn write_report(outcome: &Outcome, device: &Device) -> Result<PathBuf, Failure> 
     let run = Run::open(&outcome.dir)?;
     let sample = match run.tokenizer() {
         Some(tokenizer) if outcome.status != Status::Interrupted => {
-            let text = generate(&run.model(device)?, tokenizer, "", SAMPLE_TOKENS, &Sampling::default(), &mut |_| {})?;
+            let text = generate(&run.decoder(device)?, tokenizer, "", SAMPLE_TOKENS, &Sampling::default(), &mut |_| {})?;
             Some((String::new(), text))
         }
         _ => None,
@@ -161,8 +162,9 @@ fn describe(outcome: &Outcome) -> serde_json::Value {
         "tokens_per_s": outcome.tokens_per_s,
         "peak_bytes": outcome.peak_bytes,
         "val_loss": evaluation.map(|e| e.loss),
-        "perplexity": evaluation.map(|e| e.perplexity),
+        "perplexity": evaluation.and_then(|e| e.perplexity),
         "bits_per_byte": evaluation.and_then(|e| e.bits_per_byte),
         "accuracy": evaluation.and_then(|e| e.accuracy),
+        "mae": evaluation.and_then(|e| e.mae),
     })
 }

@@ -6,6 +6,7 @@ mod bad_input;
 mod compare;
 mod frame;
 mod runs;
+mod tasks;
 
 use std::{
     path::{Path, PathBuf},

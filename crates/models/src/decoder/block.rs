@@ -3,7 +3,7 @@ use burn::{
     nn::Dropout,
     tensor::{Bool, Tensor},
 };
-use regard::{Mixer, MixerState, SequenceMixer, blocks::Norm};
+use regard::{Mixer, MixerState, Result, SequenceMixer, blocks::Norm};
 
 use super::channel::ChannelMixer;
 
@@ -26,6 +26,19 @@ impl Block {
     /// Whole sequences `[B, T, D]`; `padding` as in [`SequenceMixer::forward`].
     pub fn forward(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
         let mixed = self.mixer.forward(self.mixer_norm.forward(x.clone()), padding);
+        self.add(x, mixed)
+    }
+
+    /// As [`forward`](Self::forward), with the bidirectional form of the mixer.
+    ///
+    /// # Errors
+    /// If the mixer has none, or the mask has another shape.
+    pub fn attend(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Result<Tensor<3>> {
+        let mixed = self.mixer.attend(self.mixer_norm.forward(x.clone()), padding)?;
+        Ok(self.add(x, mixed))
+    }
+
+    fn add(&self, x: Tensor<3>, mixed: Tensor<3>) -> Tensor<3> {
         let x = x + self.dropout.forward(mixed);
         let update = self.mlp.forward(self.mlp_norm.forward(x.clone()));
         x + self.dropout.forward(update)

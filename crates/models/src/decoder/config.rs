@@ -124,7 +124,8 @@ impl DecoderConfig {
     /// # Errors
     /// If a size is 0, there is no mixer, `dropout` is outside [0, 1), or a mixer rejects its configuration.
     pub fn init(&self, device: &Device) -> Result<Decoder> {
-        Ok(initialise(self.skeleton(device)?, self))
+        let residual = if self.scale_residual_init { self.init_std / (2.0 * self.layers as f64).sqrt() } else { self.init_std };
+        Ok(initialise(self.skeleton(device)?, self.init_std, residual))
     }
 
     /// The network without memory for its weights: shapes and names alone, for counting and for reading a checkpoint into it. A weight

@@ -3,13 +3,10 @@ use burn::{
     tensor::{Distribution, Tensor},
 };
 
-use super::{config::DecoderConfig, model::Decoder};
-
 /// Draws the weights of all linear layers, experts and embeddings from N(0, std), those of the projections back into the residual stream
-/// with std/√(2L). What else a mixer has (decay rates, gates, convolutions, positions of its own) keeps the values of its paper.
-pub(super) fn initialise(decoder: Decoder, config: &DecoderConfig) -> Decoder {
-    let residual = if config.scale_residual_init { config.init_std / (2.0 * config.layers as f64).sqrt() } else { config.init_std };
-    decoder.map(&mut Initialise { std: config.init_std, residual, names: Vec::new(), types: Vec::new() })
+/// from N(0, residual). What else a mixer has (decay rates, gates, convolutions, positions of its own) keeps the values of its paper.
+pub(crate) fn initialise<M: Module>(network: M, std: f64, residual: f64) -> M {
+    network.map(&mut Initialise { std, residual, names: Vec::new(), types: Vec::new() })
 }
 
 /// The fields that project back into the residual stream.

@@ -11,5 +11,7 @@ mod tests;
 
 pub use block::Block;
 pub use channel::ChannelMixer;
+pub(crate) use init::initialise;
+
 pub use config::{DecoderConfig, Positions};
 pub use model::{Decoder, DecoderState};

@@ -9,5 +9,5 @@ mod weights;
 
 pub use language::FlowformerConfig;
 pub use time_series::{FlowformerSeries, FlowformerSeriesConfig, SeriesLayer};
-pub use vision::{FlowformerVision, FlowformerVisionConfig, PatchEmbedding, VisionBlock};
+pub use vision::{FlowformerVision, FlowformerVisionConfig, PatchEmbedding, VisionAttention, VisionBlock};
 pub use weights::{LANGUAGE_NAMES, SeriesLayout, VisionLayout};

@@ -7,9 +7,10 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use regard::{
-    Error, Result,
+    Error, LayerPlace, Result,
     blocks::{Mlp, MlpConfig, MlpKind, Norm, NormKind},
     flow_attention::{FlowAttentionConfig, FusedFlowAttention},
+    softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig},
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,9 @@ const OP: &str = "flowformer_vision";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlowformerVisionConfig {
-    /// Height and width of an image, a multiple of `patch` times 2 to the number of stages less one.
+    /// Height and width of an image, a multiple of `patch` times 2 to the number of stages less one. A file may leave it out: training takes
+    /// it from the images.
+    #[serde(default)]
     pub image: usize,
     /// Channels of an image.
     #[serde(default = "three")]
@@ -33,10 +36,14 @@ pub struct FlowformerVisionConfig {
     pub depths: Vec<usize>,
     /// The token mixer of all blocks.
     pub attention: FlowAttentionConfig,
+    /// Softmax attention of as many heads in the place of Flow attention: the paper's comparison.
+    #[serde(default)]
+    pub full_attention: bool,
     /// Inner width of the channel mixers as a multiple of the stage's.
     #[serde(default = "four")]
     pub mlp_ratio: usize,
-    /// Number of classes.
+    /// Number of classes. A file may leave it out: training takes it from the images.
+    #[serde(default)]
     pub classes: usize,
     /// ε of the norms.
     #[serde(default = "epsilon")]
@@ -72,6 +79,7 @@ impl FlowformerVisionConfig {
             widths: widths.to_vec(),
             depths: depths.to_vec(),
             attention: FlowAttentionConfig::vision(heads),
+            full_attention: false,
             mlp_ratio: four(),
             classes,
             norm_epsilon: epsilon(),
@@ -127,7 +135,13 @@ impl FlowformerVisionConfig {
         let norm = || NormKind::Layer.init(width, self.norm_epsilon, device);
         Ok(VisionBlock {
             norm1: norm(),
-            attn: self.attention.init_fused(width, device)?,
+            attn: if self.full_attention {
+                let FlowAttentionConfig { heads, bias, .. } = self.attention;
+                let softmax = SoftmaxAttentionConfig { rotary_base: None, bias, ..SoftmaxAttentionConfig::new(heads) };
+                VisionAttention::Softmax(softmax.init(width, LayerPlace::ONLY, device)?)
+            } else {
+                VisionAttention::Flow(self.attention.init_fused(width, device)?)
+            },
             norm2: norm(),
             mlp: mlp.init(device)?,
             gamma: Initializer::Constant { value: self.layer_scale }.init([width], device),
@@ -142,13 +156,23 @@ pub struct PatchEmbedding {
     pub proj: Conv2d,
 }
 
+/// The token mixer of a block.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "one per block, next to its weights")]
+pub enum VisionAttention {
+    /// Flow attention.
+    Flow(FusedFlowAttention),
+    /// Softmax attention.
+    Softmax(SoftmaxAttention),
+}
+
 /// `x ← x + Flow(LN(x))`, then `x ← x + γ ⊙ Mlp(LN(x))`.
 #[derive(Module, Debug)]
 pub struct VisionBlock {
     /// Norm before the token mixer.
     pub norm1: Norm,
     /// Token mixer.
-    pub attn: FusedFlowAttention,
+    pub attn: VisionAttention,
     /// Norm before the channel mixer.
     pub norm2: Norm,
     /// Channel mixer.
@@ -160,7 +184,11 @@ pub struct VisionBlock {
 impl VisionBlock {
     /// `x`: `[B, T, D]`; output: the same
     fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>> {
-        let x = x.clone() + self.attn.forward(self.norm1.forward(x))?;
+        let normed = self.norm1.forward(x.clone());
+        let x = x + match &self.attn {
+            VisionAttention::Flow(layer) => layer.forward(normed)?,
+            VisionAttention::Softmax(layer) => layer.attend(normed, None)?,
+        };
         Ok(x.clone() + self.mlp.forward(self.norm2.forward(x)) * self.gamma.val().unsqueeze())
     }
 }

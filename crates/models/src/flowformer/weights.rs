@@ -15,7 +15,8 @@ pub const LANGUAGE_NAMES: Names = Names(&[
 ]);
 
 const VISION_NAMES: Names = Names(&[
-    ("blocks.{}.{}.attn.out_proj.", "blocks.{}.{}.attn.proj."),
+    ("blocks.{}.{}.attn.Flow.out_proj.", "blocks.{}.{}.attn.proj."),
+    ("blocks.{}.{}.attn.Flow.", "blocks.{}.{}.attn."),
     ("blocks.{}.{}.mlp.up.", "blocks.{}.{}.mlp.fc1."),
     ("blocks.{}.{}.mlp.down.", "blocks.{}.{}.mlp.fc2."),
 ]);

@@ -1,6 +1,7 @@
 use std::{fs, path::Path};
 
-use regard_models::DecoderConfig;
+use regard::MixerConfig;
+use regard_models::{DecoderConfig, EncoderConfig, ModelConfig};
 use regard_train::{EvalConfig, LmConfig, OptimizerConfig, RunConfig, TaskConfig, TrainConfig, data::DataConfig, tasks::RecallConfig};
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CompareConfig {
-    /// Tokens per training sequence.
+    /// Tokens per training sequence; of a task with sequences of its own, their length, whatever is given here.
     pub context: usize,
     /// Sequences per step.
     pub batch: usize,
@@ -32,7 +33,7 @@ pub struct CompareConfig {
     pub size: Size,
     /// What is learned.
     pub task: TaskConfig,
-    /// The text, for a task that needs some.
+    /// The data, for a task that needs some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataConfig>,
     /// Optimiser and schedule, the same for all. A warm-up longer than a tenth of the steps is shortened to that.
@@ -102,7 +103,7 @@ fn default_optimizer() -> OptimizerConfig {
 }
 
 impl CompareConfig {
-    /// The usual mixers in tiny models, one seed, two minutes; for language modelling on the embedded text.
+    /// The usual mixers in tiny models, one seed, two minutes; a task that reads data gets those it is known for.
     pub fn new(task: TaskConfig) -> Self {
         let size = Size::TINY;
         Self {
@@ -114,7 +115,12 @@ impl CompareConfig {
             eval_tokens: default_eval_tokens(),
             budget: Budget::Seconds(120.0),
             size,
-            data: matches!(task, TaskConfig::Lm(_)).then(|| DataConfig::new("embedded")),
+            data: match task {
+                TaskConfig::Lm(_) => Some(DataConfig::new("embedded")),
+                TaskConfig::Classify(_) => Some(DataConfig::new("mnist")),
+                TaskConfig::Forecast(_) => Some(DataConfig::new("etth1")),
+                _ => None,
+            },
             task,
             optimizer: default_optimizer(),
             scaling: ScalingConfig::default(),
@@ -211,14 +217,19 @@ impl CompareConfig {
         self.batch * self.context
     }
 
-    /// The model of a candidate with an inner width of the channel mixers.
-    pub(super) fn model(&self, candidate: &Candidate, vocab: usize, d_ff: usize) -> DecoderConfig {
-        let Size { d_model, layers, .. } = self.size;
-        DecoderConfig { d_ff, ..DecoderConfig::new(vocab, d_model, layers, candidate.mixers.clone(), self.context) }
+    /// The model of a candidate with an inner width of the channel mixers: a decoder where tokens are predicted, else an encoder, whose mixers
+    /// look in both directions if all of them can and the task does not go forward in time.
+    pub(super) fn model(&self, candidate: &Candidate, vocab: usize, d_ff: usize) -> ModelConfig {
+        let (Size { d_model, layers, .. }, mixers) = (self.size, candidate.mixers.clone());
+        if self.task.predicts_tokens() {
+            return DecoderConfig { d_ff, ..DecoderConfig::new(vocab, d_model, layers, mixers, self.context) }.into();
+        }
+        let causal = matches!(self.task, TaskConfig::Control(_)) || !mixers.iter().all(MixerConfig::is_bidirectional);
+        EncoderConfig { d_ff, causal, ..EncoderConfig::open(d_model, layers, mixers) }.into()
     }
 
     /// The run of a model over `steps` steps: the same for all but for the model and the seed.
-    pub(super) fn run(&self, model: DecoderConfig, steps: usize, seed: u64) -> RunConfig {
+    pub(super) fn run(&self, model: ModelConfig, steps: usize, seed: u64) -> RunConfig {
         let warmup = self.optimizer.warmup.min(steps / 10);
         RunConfig {
             seed,

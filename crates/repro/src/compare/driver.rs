@@ -4,7 +4,7 @@ use std::{
     time::Instant,
 };
 
-use regard_train::{StepCost, Task, TaskConfig, Tokenizer, measure_step};
+use regard_train::{StepCost, Task, Tokenizer, measure_step};
 
 use super::{
     Budget, CandidateResult, CompareConfig, CompareEvent, Comparison, Context, SeedResult,
@@ -73,11 +73,12 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn new(config: CompareConfig, out: &Path, mut context: Context<'a>) -> Result<Self> {
+    fn new(mut config: CompareConfig, out: &Path, mut context: Context<'a>) -> Result<Self> {
         let begun = Instant::now();
         let first = &config.candidates[0];
         let task = Task::load(&config.run(config.model(first, 0, 1), 1, 0))?;
-        let matched = match_weights(&config, task.vocab())?;
+        let matched = match_weights(&config, &task)?;
+        config.context = matched[0].model.context();
         fs::create_dir_all(out).map_err(Error::file(out))?;
         context.emit(&CompareEvent::Matched { candidates: &matched });
         let earlier: Option<Comparison> = read_json(&out.join(COMPARISON)).ok();
@@ -189,10 +190,7 @@ impl<'a> Driver<'a> {
         let config = &self.config;
         let candidates = self.matched.iter().zip(results).map(|(m, seeds)| CandidateResult::gather(m, seeds.clone()));
         let comparison = Comparison {
-            task: match config.task {
-                TaskConfig::Lm(_) => "lm".into(),
-                TaskConfig::Recall(_) => "recall".into(),
-            },
+            task: config.task.kind().into(),
             data: config.data.as_ref().map(|d| d.source.clone()),
             unit: self.task.tokenizer().map_or("token", Tokenizer::unit).into(),
             vocab: self.task.vocab(),

@@ -131,7 +131,7 @@ impl<W: Write> CompareObserver for CompareLog<W> {
             CompareEvent::Matched { candidates } => {
                 for c in *candidates {
                     let params = Quantity::Count.text(c.params as f64, 4);
-                    self.line(&format!("{}: {params} parameters, inner width {}", c.name, c.model.d_ff));
+                    self.line(&format!("{}: {params} parameters, inner width {}", c.name, c.d_ff));
                 }
             }
             CompareEvent::Planned { steps, tokens, runs } => {

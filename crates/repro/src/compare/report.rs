@@ -63,6 +63,11 @@ fn task_name(task: &str) -> &str {
     match task {
         "lm" => "language modelling",
         "recall" => "associative recall",
+        "listops" => "nested lists",
+        "classify" => "telling images apart",
+        "series" => "telling series apart",
+        "forecast" => "forecasting",
+        "control" => "offline control of a point mass",
         other => other,
     }
 }
@@ -104,12 +109,11 @@ fn columns(c: &Comparison) -> Vec<Column> {
     let mut columns = vec![plain("Parameters", "", |c| Some(c.params as f64), 0, |v| Quantity::Count.text(v, 4))];
     if c.by_accuracy() {
         let percent = |v: f64| format!("{:.1} %", 100.0 * v);
-        columns.push(Column { range: |c| c.accuracy_range, ..plain("Accuracy", "of recalled values", |c| c.accuracy, 1, percent) });
+        columns.push(Column { range: |c| c.accuracy_range, ..plain("Accuracy", "of answers", |c| c.accuracy, 1, percent) });
     }
-    columns.push(Column {
-        range: |c| c.val_loss_range,
-        ..plain("Validation loss", "nats per token", |c| c.val_loss, -1, |v| format!("{v:.3}"))
-    });
+    columns
+        .push(Column { range: |c| c.val_loss_range, ..plain("Validation loss", c.loss_unit(), |c| c.val_loss, -1, |v| format!("{v:.3}")) });
+    columns.push(plain("Mean absolute error", "", |c| c.mae, -1, |v| format!("{v:.4}")));
     if !c.by_accuracy() {
         columns.push(plain("Perplexity", "per token", |c| c.perplexity, -1, |v| Quantity::Plain.text(v, 4)));
         columns.push(plain("Bits per byte", "of text", |c| c.bits_per_byte, -1, |v| format!("{v:.3}")));
@@ -220,13 +224,13 @@ fn quality(c: &Comparison, curves: &[Curves]) -> Vec<Plot> {
     let tokens = || Axis::linear("training tokens", Quantity::Count).zero();
     let seconds = || Axis::linear("training time", Quantity::Seconds).zero();
     let (what, y): (_, fn(&EvalRecord) -> Option<f64>) = if c.by_accuracy() {
-        ("accuracy (%)", |e| e.accuracy.map(|a| 100.0 * a))
+        ("accuracy (%)".to_owned(), |e| e.accuracy.map(|a| 100.0 * a))
     } else {
-        ("validation loss (nats per token)", |e| Some(e.loss))
+        (format!("validation loss ({})", c.loss_unit()), |e| Some(e.loss))
     };
     let name = if c.by_accuracy() { "Accuracy" } else { "Validation loss" };
     let plot = |against: &str, x: Axis, of: fn(&EvalRecord) -> f64| {
-        let mut plot = Plot::new(format!("{name} against {against}"), x, Axis::linear(what, Quantity::Plain));
+        let mut plot = Plot::new(format!("{name} against {against}"), x, Axis::linear(what.clone(), Quantity::Plain));
         plot.series = curves.iter().map(|c| c.series(of, y)).collect();
         for series in &mut plot.series {
             series.note = series.points.last().map_or(String::new(), |(_, y)| Quantity::Plain.text(*y, 4));

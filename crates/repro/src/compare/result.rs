@@ -55,18 +55,21 @@ pub struct CandidateResult {
     pub d_ff: usize,
     /// Floating-point operations of training per token, forward and backward.
     pub flops_per_token: f64,
-    /// Validation loss in nats per token.
+    /// Validation loss: nats per token or example, or mean squared error.
     pub val_loss: Option<f64>,
     /// Lowest and highest over the seeds.
     pub val_loss_range: Option<[f64; 2]>,
     /// Standard deviation over the seeds; nothing for fewer than two.
     pub val_loss_std: Option<f64>,
-    /// `exp(val_loss)`.
+    /// `exp(val_loss)`, for tokens.
     pub perplexity: Option<f64>,
     /// Validation loss in bits per byte of text.
     pub bits_per_byte: Option<f64>,
     /// Share of right answers, for tasks that have them.
     pub accuracy: Option<f64>,
+    /// Mean absolute error, for tasks with numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mae: Option<f64>,
     /// Lowest and highest accuracy over the seeds.
     pub accuracy_range: Option<[f64; 2]>,
     /// Milliseconds per training step, median.
@@ -136,16 +139,20 @@ impl CandidateResult {
         let val_loss = mean(&losses);
         Self {
             mixer: candidate.name.clone(),
-            mixers: candidate.model.mixers.clone(),
+            mixers: candidate.mixers.clone(),
             params: candidate.params,
-            d_ff: candidate.model.d_ff,
+            d_ff: candidate.d_ff,
             flops_per_token: candidate.flops_per_token,
             val_loss,
             val_loss_range: range(&losses),
             val_loss_std: deviation(&losses),
-            perplexity: val_loss.map(f64::exp),
+            // Only tokens have one.
+            perplexity: val_loss
+                .filter(|_| seeds.iter().any(|s| s.evaluation.as_ref().is_some_and(|e| e.perplexity.is_some())))
+                .map(f64::exp),
             bits_per_byte: mean(&values(|s| s.evaluation.as_ref().and_then(|e| e.bits_per_byte))),
             accuracy: mean(&accuracies),
+            mae: mean(&values(|s| s.evaluation.as_ref().and_then(|e| e.mae))),
             accuracy_range: range(&accuracies),
             step_ms: mean(&values(|s| s.step_ms)),
             tokens_per_s: mean(&values(|s| s.tokens_per_s)),
@@ -173,6 +180,12 @@ fn deviation(values: &[f64]) -> Option<f64> {
 }
 
 impl Comparison {
+    /// What the loss is measured in.
+    pub fn loss_unit(&self) -> &'static str {
+        let seeds = self.candidates.iter().flat_map(|c| &c.seeds);
+        seeds.filter_map(|s| s.evaluation.as_ref()).map(regard_train::Evaluation::unit).next().unwrap_or("nats per token")
+    }
+
     /// Whether candidates are ranked by their share of right answers rather than by their loss.
     pub fn by_accuracy(&self) -> bool {
         self.candidates.iter().any(|c| c.accuracy.is_some())
@@ -199,7 +212,12 @@ impl Comparison {
     /// The headline numbers for people, best candidate first.
     pub fn table(&self) -> Table {
         let mut columns = vec!["mixer", "params", "val loss"];
-        columns.extend(if self.by_accuracy() { &["accuracy"][..] } else { &["perplexity", "bits/byte"] });
+        let by_error = self.candidates.iter().any(|c| c.mae.is_some());
+        columns.extend(match (self.by_accuracy(), by_error) {
+            (true, _) => &["accuracy"][..],
+            (false, true) => &["MAE"],
+            (false, false) => &["perplexity", "bits/byte"],
+        });
         columns.extend(["step", "tokens/s", "peak memory", "time ∝", "state after 1", "1k tokens"]);
         let text = |quantity: Quantity, value: Option<f64>, digits| value.map_or("–".into(), |v| quantity.text(v, digits));
         let rows = self.ranking().into_iter().map(|c| {
@@ -211,6 +229,8 @@ impl Comparison {
             let mut row = vec![c.mixer.clone(), Quantity::Count.text(c.params as f64, 4), loss];
             if self.by_accuracy() {
                 row.push(c.accuracy.map_or("–".into(), |a| format!("{:.1} %", 100.0 * a)));
+            } else if by_error {
+                row.push(c.mae.map_or("–".into(), |mae| format!("{mae:.4}")));
             } else {
                 row.extend([text(Quantity::Plain, c.perplexity, 4), text(Quantity::Plain, c.bits_per_byte, 4)]);
             }

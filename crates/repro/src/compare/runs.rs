@@ -5,6 +5,7 @@ use regard_models::Decoder;
 use regard_train::{
     Event, Hooks, Observer, Outcome, Run, RunConfig, Sampling, Split, Status, Task, Tokenizer, Trainer, generate,
     report::{RunFacts, write_run_report},
+    tasks::Samples,
 };
 
 use super::{Candidate, CompareConfig, CompareEvent, Context, Sample, SeedResult, StateBytes};
@@ -103,8 +104,13 @@ impl Runs<'_> {
             step_ms: timed.then_some(outcome.step_ms),
             tokens_per_s: timed.then_some(outcome.tokens_per_s),
             peak_bytes: outcome.peak_bytes,
-            state_bytes: state_bytes(&model)?,
-            sample: self.task.tokenizer().map(|tokenizer| self.sample(&model, tokenizer)).transpose()?.flatten(),
+            state_bytes: model.decoder().map(state_bytes).transpose()?.unwrap_or_default(),
+            sample: model
+                .decoder()
+                .zip(self.task.tokenizer())
+                .map(|(model, tokenizer)| self.sample(model, tokenizer))
+                .transpose()?
+                .flatten(),
             ..empty
         })
     }
@@ -139,7 +145,10 @@ impl Runs<'_> {
     /// The beginning of the validation text.
     fn prompt(&self, tokenizer: &Tokenizer) -> Result<String> {
         let (batches, _) = self.task.evaluation(Split::Valid, 1, 1, self.config.context)?;
-        let ids = batches.first().map_or(&[][..], |b| &b.ids[..b.ids.len().min(PROMPT_TOKENS)]);
+        let ids = match batches.first() {
+            Some(Samples::Tokens(batch)) => &batch.ids[..batch.ids.len().min(PROMPT_TOKENS)],
+            _ => &[],
+        };
         Ok(tokenizer.decode(ids).trim_end_matches('\u{fffd}').to_owned())
     }
 }

@@ -1,6 +1,7 @@
 use burn::tensor::Device;
-use regard::{MixerConfig, softmax_attention::SoftmaxAttentionConfig};
-use regard_models::DecoderConfig;
+use regard::{MixerConfig, blocks::MlpKind, softmax_attention::SoftmaxAttentionConfig};
+use regard_models::{DecoderConfig, ModelConfig};
+use regard_train::Task;
 
 use super::{Candidate, CompareConfig};
 use crate::{Error, Result};
@@ -14,7 +15,11 @@ pub struct MatchedCandidate {
     /// The candidate's name.
     pub name: String,
     /// Its model.
-    pub model: DecoderConfig,
+    pub model: ModelConfig,
+    /// The mixers of its layers, repeated.
+    pub mixers: Vec<MixerConfig>,
+    /// Inner width of its channel mixers.
+    pub d_ff: usize,
     /// Trained weights of the model.
     pub params: usize,
     /// Floating-point operations of training per token, forward and backward.
@@ -27,13 +32,13 @@ pub struct MatchedCandidate {
 ///
 /// # Errors
 /// If a mixer rejects the size, or has so many weights that the channel mixers would vanish, or two candidates differ by more than 2 %.
-pub(super) fn match_weights(config: &CompareConfig, vocab: usize) -> Result<Vec<MatchedCandidate>> {
+pub(super) fn match_weights(config: &CompareConfig, task: &Task) -> Result<Vec<MatchedCandidate>> {
     // One head without positions fits any width, and has the weights of any number of heads.
     let attention = SoftmaxAttentionConfig { rotary_base: None, ..SoftmaxAttentionConfig::new(1) };
     let yardstick = Candidate { name: "softmax".into(), mixers: vec![MixerConfig::Softmax(attention)] };
-    let usual = DecoderConfig::new(vocab, config.size.d_model, config.size.layers, Vec::new(), config.context).d_ff;
-    let target = weights(&config.model(&yardstick, vocab, usual))?;
-    let matched: Vec<_> = config.candidates.iter().map(|c| match_one(config, c, vocab, target)).collect::<Result<_>>()?;
+    let usual = DecoderConfig::new(0, config.size.d_model, config.size.layers, Vec::new(), config.context).d_ff;
+    let target = weights(&fitted(config, &yardstick, task, usual)?)?;
+    let matched: Vec<_> = config.candidates.iter().map(|c| match_one(config, c, task, target)).collect::<Result<_>>()?;
     let (few, many) = matched.iter().fold((usize::MAX, 0), |(few, many), m| (few.min(m.params), many.max(m.params)));
     if many as f64 > few as f64 * (1.0 + TOLERANCE) {
         let odd = matched.iter().max_by_key(|m| m.params.abs_diff(target)).map(|m| m.name.clone()).unwrap_or_default();
@@ -42,9 +47,17 @@ pub(super) fn match_weights(config: &CompareConfig, vocab: usize) -> Result<Vec<
     Ok(matched)
 }
 
-fn match_one(config: &CompareConfig, candidate: &Candidate, vocab: usize, target: usize) -> Result<MatchedCandidate> {
-    let narrow = config.model(candidate, vocab, 1);
-    let per_unit = config.size.layers * narrow.mlp.weights_per_unit(config.size.d_model);
+/// The model of a candidate for the task.
+fn fitted(config: &CompareConfig, candidate: &Candidate, task: &Task, d_ff: usize) -> Result<ModelConfig> {
+    let mut model = config.model(candidate, task.vocab(), d_ff);
+    task.fit(&mut model)?;
+    Ok(model)
+}
+
+fn match_one(config: &CompareConfig, candidate: &Candidate, task: &Task, target: usize) -> Result<MatchedCandidate> {
+    let narrow = fitted(config, candidate, task, 1)?;
+    // Both kinds of models have the same channel mixers.
+    let per_unit = config.size.layers * MlpKind::default().weights_per_unit(config.size.d_model);
     let unfit = |error: regard::Error| {
         let text = error.to_string();
         let rule = text.split_once(": ").map_or(text.as_str(), |(_, rule)| rule).to_owned();
@@ -59,25 +72,31 @@ fn match_one(config: &CompareConfig, candidate: &Candidate, vocab: usize, target
     // Round widths are faster: the roundest that stays well inside the tolerance.
     let rounded = |step: f64| ((exact / step).round() * step) as usize;
     let d_ff = [8.0, 4.0, 2.0].into_iter().map(rounded).find(|w| *w > 0 && share(*w) < TOLERANCE / 4.0).unwrap_or_else(|| rounded(1.0));
-    let model = config.model(candidate, vocab, d_ff);
+    let model = fitted(config, candidate, task, d_ff)?;
     let built = model.init(&Device::flex())?;
-    let (params, flops_per_token) = (built.params(), built.training_flops_per_token(config.context));
-    Ok(MatchedCandidate { name: candidate.name.clone(), params, flops_per_token, model })
+    let (params, flops) = (built.params(), built.training_flops_per_token(model.context()));
+    let (name, mixers) = (candidate.name.clone(), candidate.mixers.clone());
+    Ok(MatchedCandidate { name, params, flops_per_token: flops.unwrap_or_default(), model, mixers, d_ff })
 }
 
 /// Counts the weights of a model by building it: no formula can be wrong.
-fn weights(model: &DecoderConfig) -> regard::Result<usize> {
+fn weights(model: &ModelConfig) -> regard::Result<usize> {
     Ok(model.init(&Device::flex())?.params())
 }
 
 #[cfg(test)]
 mod tests {
+    use regard_train::data::DataConfig;
+
     use super::*;
     use crate::compare::Size;
 
     fn matched(size: Size, names: &[&str]) -> Result<Vec<MatchedCandidate>> {
         let candidates = names.iter().map(|n| Candidate::parse(n, size.heads).unwrap()).collect();
-        match_weights(&CompareConfig { size, candidates, ..CompareConfig::lm() }, 256)
+        let data = DataConfig { tokenizer: Some("byte".into()), ..DataConfig::new("embedded") };
+        let config = CompareConfig { size, candidates, data: Some(data), ..CompareConfig::lm() };
+        let task = Task::load(&config.run(config.model(&config.candidates[0], 0, 1), 1, 0))?;
+        match_weights(&config, &task)
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Lab<'a, 'b> {
 pub(super) struct Trained {
     pub(super) params: usize,
     pub(super) evaluation: Evaluation,
+    /// The folder of the run.
+    pub(super) dir: PathBuf,
     /// Validation loss after numbers of training tokens.
     pub(super) curve: Vec<(f64, f64)>,
     /// Accuracy after numbers of steps, where the task has one.
@@ -89,7 +91,7 @@ impl Lab<'_, '_> {
             seed,
             task: TaskConfig::Lm(LmConfig {}),
             data: Some(text()),
-            model: DecoderConfig { context: recipe.context, ..model },
+            model: DecoderConfig { context: recipe.context, ..model }.into(),
             train: TrainConfig { log_every: 10, ..TrainConfig::new(recipe.batch, Budget::Steps(recipe.steps)) },
             optimizer: OptimizerConfig {
                 rate: recipe.rate,
@@ -124,6 +126,7 @@ impl Lab<'_, '_> {
         Ok(Trained {
             params: outcome.params,
             evaluation,
+            dir,
             curve: evaluations.iter().map(|e| (e.tokens as f64, e.loss)).collect(),
             accuracy: evaluations.iter().filter_map(|e| Some((e.step, e.accuracy?))).collect(),
         })

@@ -41,8 +41,27 @@ pub struct RemoteFile {
 
 /// All data sets that are known by name, in the order of [`NAMES`](super::NAMES).
 pub const DATA_SETS: &[DataSet] = &[
+    DataSet {
+        name: "cifar10-jpeg",
+        about: "CIFAR-10 as JPEG: train.tar.gz, test.tar.gz of CLASS/NUMBER.jpg",
+        licence: "none stated",
+        files: &[],
+    },
     DataSet { name: "embedded", about: "the pages of this project", licence: "MIT or Apache-2.0", files: &[] },
+    DataSet {
+        name: "etth1",
+        about: "temperature and load of an electricity transformer, hourly",
+        licence: "CC BY-ND 4.0",
+        files: &[RemoteFile {
+            name: "ETTh1.csv",
+            url: "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/1d16c8f4f943005d613b5bc962e9eeb06058cf07/ETT-small/ETTh1.csv",
+            bytes: 2_589_657,
+            sha256: "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
+        }],
+    },
+    DataSet { name: "fashion-mnist", about: "images of clothes: IDX files as published", licence: "MIT", files: &[] },
     DataSet { name: "gutenberg", about: "long books: a folder of NUMBER.txt, as in PG-19", licence: "public domain", files: &[] },
+    DataSet { name: "mnist", about: "images of digits: IDX files as published", licence: "CC BY-SA 3.0", files: &[] },
     DataSet {
         name: "tinyshakespeare",
         about: "plays of Shakespeare",

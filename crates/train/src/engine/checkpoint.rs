@@ -12,7 +12,7 @@ use burn::{
     store::ModuleRecord,
     tensor::Bytes,
 };
-use regard_models::{Decoder, DecoderConfig};
+use regard_models::{Model, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -34,7 +34,7 @@ pub(super) struct State {
     /// Seconds spent in training steps.
     pub(super) seconds: f64,
     /// The network that the weights belong to.
-    model: DecoderConfig,
+    model: ModelConfig,
     /// The files beside this one.
     files: Vec<Digest>,
 }
@@ -59,8 +59,8 @@ pub(super) fn save(
     folder: &Path,
     step: usize,
     seconds: f64,
-    config: &DecoderConfig,
-    model: &Decoder,
+    config: &ModelConfig,
+    model: &Model,
     optimizer: &ModuleOptimizer,
 ) -> Result<PathBuf> {
     fs::create_dir_all(folder).map_err(Error::write(folder))?;
@@ -86,20 +86,13 @@ pub(super) fn save(
     Ok(path)
 }
 
-fn write_all(
-    scratch: &Path,
-    step: usize,
-    seconds: f64,
-    config: &DecoderConfig,
-    model: &Decoder,
-    optimizer: &ModuleOptimizer,
-) -> Result<()> {
+fn write_all(scratch: &Path, step: usize, seconds: f64, config: &ModelConfig, model: &Model, optimizer: &ModuleOptimizer) -> Result<()> {
     if scratch.exists() {
         fs::remove_dir_all(scratch).map_err(Error::write(scratch))?;
     }
     fs::create_dir(scratch).map_err(Error::write(scratch))?;
     let pack = |e: burn::store::RecordError| Error::checkpoint(scratch, e.to_string());
-    let files = [(MODEL, model.clone().into_record().into_bytes().map_err(pack)?), (OPTIMIZER, optimizer.into_bytes().map_err(pack)?)];
+    let files = [(MODEL, record(model).into_bytes().map_err(pack)?), (OPTIMIZER, optimizer.into_bytes().map_err(pack)?)];
     let digests = files.iter().map(|(name, content)| Digest::new(name, content)).collect();
     for (name, content) in files {
         write(&scratch.join(name), &content)?;
@@ -108,6 +101,15 @@ fn write_all(
     let state = serde_json::to_vec_pretty(&state).expect("a state holds numbers and names alone");
     write(&scratch.join(STATE), &state)?;
     sync_folder(scratch)
+}
+
+/// The weights under the names of the network itself, whatever kinds there are beside it.
+fn record(model: &Model) -> ModuleRecord {
+    match model.clone() {
+        Model::Decoder(model) => model.into_record(),
+        Model::Encoder(model) => model.into_record(),
+        Model::FlowformerVision(model) => model.into_record(),
+    }
 }
 
 fn write(path: &Path, content: &[u8]) -> Result<()> {
@@ -145,7 +147,7 @@ pub(super) struct Checkpoint {
 
 impl Checkpoint {
     /// Reads and verifies a checkpoint of the network `config`.
-    pub(super) fn read(path: &Path, config: &DecoderConfig) -> Result<Self> {
+    pub(super) fn read(path: &Path, config: &ModelConfig) -> Result<Self> {
         let content = |name: &str| {
             fs::read(path.join(name)).map_err(|e| match e.kind() {
                 std::io::ErrorKind::NotFound => Error::checkpoint(path, format!("{name} is missing")),
@@ -173,10 +175,14 @@ impl Checkpoint {
     }
 
     /// The model with the weights of the checkpoint.
-    pub(super) fn model(&self, model: Decoder) -> Result<Decoder> {
-        ModuleRecord::from_bytes(self.model.clone())
-            .and_then(|record| model.try_load_record(record))
-            .map_err(|e| Error::checkpoint(&self.path, e.to_string()))
+    pub(super) fn model(&self, model: Model) -> Result<Model> {
+        let record = ModuleRecord::from_bytes(self.model.clone());
+        let model = record.and_then(|record| match model {
+            Model::Decoder(model) => model.try_load_record(record).map(Model::Decoder),
+            Model::Encoder(model) => model.try_load_record(record).map(Model::Encoder),
+            Model::FlowformerVision(model) => model.try_load_record(record).map(Model::FlowformerVision),
+        });
+        model.map_err(|e| Error::checkpoint(&self.path, e.to_string()))
     }
 
     /// The optimiser with the state of the checkpoint.

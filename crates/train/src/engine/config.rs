@@ -1,6 +1,6 @@
 use std::{fs, path::Path};
 
-use regard_models::DecoderConfig;
+use regard_models::ModelConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, TaskConfig, data::DataConfig, suggest};
@@ -14,11 +14,12 @@ pub struct RunConfig {
     pub seed: u64,
     /// What is learned.
     pub task: TaskConfig,
-    /// The text, for a task that needs some.
+    /// The data, for a task that needs some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataConfig>,
-    /// The network. `vocab` may be left out, `context` is also the length of the training sequences.
-    pub model: DecoderConfig,
+    /// The network; a decoder unless its `kind` says otherwise. What the task decides may be left out: `vocab` of a decoder, whose `context`
+    /// is also the length of the training sequences, and `input`, `length` and `head` of an encoder.
+    pub model: ModelConfig,
     /// Batches and length of the run.
     pub train: TrainConfig,
     /// Optimiser and schedule.
@@ -225,9 +226,9 @@ impl RunConfig {
         toml::to_string(self).map_err(|e| Error::Config { path: None, message: e.to_string(), suggestion: None })
     }
 
-    /// Training tokens of one step.
+    /// Training tokens of one step; patches count as tokens. Known when the model has taken its length from the task.
     pub fn tokens_per_step(&self) -> usize {
-        self.train.batch * self.train.grad_accumulation * self.model.context
+        self.train.batch * self.train.grad_accumulation * self.model.context()
     }
 
     /// Checks what the parts do not check themselves.
@@ -236,7 +237,7 @@ impl RunConfig {
     /// If a value breaks its rule.
     pub fn validate(&self) -> Result<()> {
         let at_least_one = [
-            ("model.context", self.model.context),
+            ("model.context", self.model.decoder().map_or(1, |model| model.context)),
             ("train.batch", self.train.batch),
             ("train.grad_accumulation", self.train.grad_accumulation),
             ("train.log_every", self.train.log_every),

@@ -29,11 +29,11 @@ impl StepCost {
 /// Times `steps` training steps, after two that warm up, and an evaluation on a model that is then thrown away.
 ///
 /// # Errors
-/// If the model rejects its configuration.
+/// If the model does not fit the task or rejects its configuration.
 pub fn measure_step(config: &RunConfig, task: &Task, device: &Device, steps: usize) -> Result<StepCost> {
     const WARM_UP: usize = 2;
     let mut config = config.clone();
-    config.model.vocab = task.vocab();
+    task.fit(&mut config.model)?;
     let mut learner = Learner::new(&config, device)?;
     let mut times: Vec<f64> = (0..steps.max(1) + WARM_UP)
         .map(|step| {
@@ -47,7 +47,7 @@ pub fn measure_step(config: &RunConfig, task: &Task, device: &Device, steps: usi
     times.sort_by(f64::total_cmp);
 
     let batch = config.eval.batch.unwrap_or(config.train.batch);
-    let (batches, _) = task.evaluation(Split::Valid, config.eval.tokens, batch, config.model.context)?;
+    let (batches, _) = task.evaluation(Split::Valid, config.eval.tokens, batch, config.model.context())?;
     let model = learner.model.valid();
     let device = device.clone().inner();
     let sample = &batches[..batches.len().min(3)];

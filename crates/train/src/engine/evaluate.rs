@@ -1,9 +1,9 @@
 use burn::tensor::Device;
-use regard::blocks::cross_entropy;
-use regard_models::Decoder;
+use regard_models::Model;
 use serde::{Deserialize, Serialize};
 
-use crate::tasks::Batch;
+use super::objective::{Score, score};
+use crate::tasks::Samples;
 
 /// A part of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,44 +19,47 @@ pub enum Split {
 /// How well a model predicts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// Mean negative log-likelihood of a token in nats.
+    /// Mean negative log-likelihood of a token or a class in nats; of numbers the mean squared error.
     pub loss: f64,
-    /// `exp(loss)`.
-    pub perplexity: f64,
+    /// `exp(loss)`, for tokens.
+    pub perplexity: Option<f64>,
     /// Negative log-likelihood of the text in bits per byte of it, whatever the tokens are; for text only.
     pub bits_per_byte: Option<f64>,
-    /// Share of targets that are the most likely token, where only some positions have one.
+    /// Share of targets that are the most likely class, or the most likely token, where only some positions have one.
     pub accuracy: Option<f64>,
-    /// Number of tokens predicted.
+    /// Mean absolute error, for numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mae: Option<f64>,
+    /// Number of tokens, classes or numbers predicted.
     pub tokens: usize,
 }
 
-/// Evaluates a model over batches, with the bytes of text that they predict, if any.
-pub(super) fn evaluate(model: &Decoder, batches: &[Batch], bytes: Option<usize>, ignore: Option<usize>, device: &Device) -> Evaluation {
-    let (mut nats, mut hits, mut tokens) = (0.0, 0.0, 0);
-    for batch in batches {
-        let [ids, targets] = batch.tensors(device);
-        let counted = batch.targets.iter().filter(|&&target| Some(target as usize) != ignore).count();
-        let loss = if let Some(ignore) = ignore {
-            let logits = model.forward(ids, None);
-            let [b, t, v] = logits.dims();
-            let (logits, targets) = (logits.reshape([b * t, v]), targets.reshape([b * t]));
-            let most_likely = logits.clone().argmax(1).squeeze_dim::<1>(1).equal(targets.clone());
-            let hit = most_likely.bool_and(targets.clone().not_equal_elem(ignore as i64));
-            hits += f64::from(hit.float().sum().into_scalar::<f32>());
-            cross_entropy(logits, targets, Some(ignore))
-        } else {
-            model.loss(ids, targets, None)
-        };
-        tokens += counted;
-        nats += f64::from(loss.into_scalar::<f32>()) * counted as f64;
+impl Evaluation {
+    /// What the loss is measured in.
+    pub fn unit(&self) -> &'static str {
+        match (self.mae, self.perplexity) {
+            (Some(_), _) => "mean squared error",
+            (None, Some(_)) => "nats per token",
+            (None, None) => "nats per example",
+        }
     }
-    let loss = nats / tokens as f64;
+}
+
+/// Evaluates a model over batches, with the bytes of text that they predict, if any.
+pub(super) fn evaluate(model: &Model, batches: &[Samples], bytes: Option<usize>, ignore: Option<usize>, device: &Device) -> Evaluation {
+    let mut all = Score::default();
+    for samples in batches {
+        all += score(model, samples, ignore, device);
+    }
+    let count = all.count as f64;
+    let loss = all.loss / count;
+    let of_tokens = batches.iter().all(|samples| matches!(samples, Samples::Tokens(_)));
     Evaluation {
         loss,
-        perplexity: loss.exp(),
-        bits_per_byte: bytes.map(|bytes| nats / std::f64::consts::LN_2 / bytes as f64),
-        accuracy: ignore.map(|_| hits / tokens as f64),
-        tokens,
+        perplexity: of_tokens.then(|| loss.exp()),
+        bits_per_byte: bytes.map(|bytes| all.loss / std::f64::consts::LN_2 / bytes as f64),
+        accuracy: all.hits.map(|hits| hits / count),
+        mae: all.absolute.map(|sum| sum / count),
+        tokens: all.count,
     }
 }

@@ -83,12 +83,15 @@ impl<W: Write> Observer for LogLines<W> {
 
 /// The numbers of an evaluation in words.
 pub(super) fn scores(evaluation: &Evaluation) -> String {
-    let quality = match evaluation.accuracy {
-        Some(accuracy) => format!("accuracy {:.1} %", 100.0 * accuracy),
-        None => format!("perplexity {:.2}", evaluation.perplexity),
+    let Evaluation { loss, perplexity, bits_per_byte, accuracy, mae, .. } = *evaluation;
+    let quality = match (accuracy, mae, perplexity) {
+        (Some(accuracy), ..) => format!(", accuracy {:.1} %", 100.0 * accuracy),
+        (_, Some(mae), _) => format!(", mean absolute error {mae:.4}"),
+        (.., Some(perplexity)) => format!(", perplexity {perplexity:.2}"),
+        _ => String::new(),
     };
-    let bits = evaluation.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.3} bits per byte"));
-    format!("loss {:.4}, {quality}{bits}", evaluation.loss)
+    let bits = bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.3} bits per byte"));
+    format!("loss {loss:.4}{quality}{bits}")
 }
 
 /// `1.2M`, `34k`, `567`.

@@ -11,6 +11,7 @@ mod cost;
 mod dashboard;
 mod evaluate;
 mod log_lines;
+mod objective;
 mod observer;
 mod optimizer;
 mod records;

@@ -3,7 +3,6 @@ use burn::{
     optim::{AdamWConfig, GradientsParams, ModuleOptimizer},
     tensor::Tensor,
 };
-use regard_models::Decoder;
 
 use super::config::OptimizerConfig;
 
@@ -11,7 +10,7 @@ use super::config::OptimizerConfig;
 const NOT_DECAYED: [&str; 2] = ["A_log", "dt_bias"];
 
 /// AdamW with weight decay for matrices alone.
-pub(super) fn adamw(config: &OptimizerConfig, model: &Decoder) -> ModuleOptimizer {
+pub(super) fn adamw<M: Module>(config: &OptimizerConfig, model: &M) -> ModuleOptimizer {
     let adamw = AdamWConfig::new()
         .with_beta_1(config.beta1 as f32)
         .with_beta_2(config.beta2 as f32)
@@ -22,7 +21,7 @@ pub(super) fn adamw(config: &OptimizerConfig, model: &Decoder) -> ModuleOptimize
 }
 
 /// The ids of the parameters with two axes or more. Burn draws initial values when they are first looked at: all have been, here.
-fn matrices(model: &Decoder) -> Vec<ParamId> {
+fn matrices<M: Module>(model: &M) -> Vec<ParamId> {
     struct Matrices {
         names: Vec<String>,
         ids: Vec<ParamId>,

@@ -28,7 +28,7 @@ pub struct StepRecord {
     pub tokens: usize,
     /// Seconds spent in training steps so far.
     pub seconds: f64,
-    /// Mean loss of the batch before the step, nats per token.
+    /// Mean loss of the batch before the step, as [`Evaluation::loss`].
     pub loss: f64,
     /// Rate of the step.
     pub lr: f64,
@@ -45,28 +45,31 @@ pub struct EvalRecord {
     pub tokens: usize,
     /// Seconds spent in training steps so far.
     pub seconds: f64,
-    /// Mean negative log-likelihood of a token in nats.
+    /// See [`Evaluation::loss`].
     pub loss: f64,
-    /// `exp(loss)`.
-    pub perplexity: f64,
+    /// See [`Evaluation::perplexity`].
+    pub perplexity: Option<f64>,
     /// See [`Evaluation::bits_per_byte`].
     pub bits_per_byte: Option<f64>,
     /// See [`Evaluation::accuracy`].
     pub accuracy: Option<f64>,
-    /// Number of tokens predicted.
+    /// See [`Evaluation::mae`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mae: Option<f64>,
+    /// Number of tokens, classes or numbers predicted.
     pub evaluated: usize,
 }
 
 impl EvalRecord {
     pub(super) fn new(step: usize, tokens: usize, seconds: f64, evaluation: &Evaluation) -> Self {
-        let Evaluation { loss, perplexity, bits_per_byte, accuracy, tokens: evaluated } = *evaluation;
-        Self { step, tokens, seconds, loss, perplexity, bits_per_byte, accuracy, evaluated }
+        let Evaluation { loss, perplexity, bits_per_byte, accuracy, mae, tokens: evaluated } = *evaluation;
+        Self { step, tokens, seconds, loss, perplexity, bits_per_byte, accuracy, mae, evaluated }
     }
 
     /// The evaluation itself.
     pub fn evaluation(&self) -> Evaluation {
-        let Self { loss, perplexity, bits_per_byte, accuracy, evaluated, .. } = *self;
-        Evaluation { loss, perplexity, bits_per_byte, accuracy, tokens: evaluated }
+        let Self { loss, perplexity, bits_per_byte, accuracy, mae, evaluated, .. } = *self;
+        Evaluation { loss, perplexity, bits_per_byte, accuracy, mae, tokens: evaluated }
     }
 }
 

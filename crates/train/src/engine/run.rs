@@ -4,7 +4,7 @@ use std::{
 };
 
 use burn::{module::Module, tensor::Device};
-use regard_models::Decoder;
+use regard_models::{Decoder, Model};
 
 use super::{
     checkpoint::{self, Checkpoint},
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Error, Result, Task, Tokenizer,
-    tasks::{TaskConfig, windows},
+    tasks::{Samples, TaskConfig, windows},
 };
 
 pub(super) const CONFIG: &str = "config.toml";
@@ -47,14 +47,14 @@ impl Run {
                 let text = fs::read_to_string(&tokenizer).map_err(Error::read(&tokenizer))?;
                 let unfit = |message: String| Error::Tokenizer { name: tokenizer.display().to_string(), message };
                 let parsed: Tokenizer = serde_json::from_str(&text).map_err(|e| unfit(e.to_string()))?;
-                let (known, vocab) = (parsed.vocab(), config.model.vocab);
+                let (known, vocab) = (parsed.vocab(), config.model.decoder().map_or(0, |model| model.vocab));
                 if known != vocab {
                     return Err(unfit(format!("it has {known} tokens, the model of the run {vocab}")));
                 }
                 Some(parsed)
             }
             TaskConfig::Lm(_) => return Err(Error::NotARun { path: dir.into(), missing: TOKENIZER }),
-            TaskConfig::Recall(_) => None,
+            _ => None,
         };
         Ok(Self { dir: dir.into(), config, tokenizer })
     }
@@ -124,9 +124,20 @@ impl Run {
     ///
     /// # Errors
     /// If there is no checkpoint, or it is damaged or foreign.
-    pub fn model(&self, device: &Device) -> Result<Decoder> {
+    pub fn model(&self, device: &Device) -> Result<Model> {
         let checkpoint = self.last_checkpoint()?.ok_or_else(|| Error::NoCheckpoint { path: self.dir.clone() })?;
         Ok(checkpoint.model(self.config.model.init(device)?)?.valid())
+    }
+
+    /// The language model of the last checkpoint, for inference.
+    ///
+    /// # Errors
+    /// As [`model`](Self::model), or if the run's model is of another kind.
+    pub fn decoder(&self, device: &Device) -> Result<Decoder> {
+        match self.model(device)? {
+            Model::Decoder(model) => Ok(model),
+            _ => Err(Error::value("model.kind", "`decoder` to go on with a text", self.config.model.kind())),
+        }
     }
 
     /// Evaluates the model of the last checkpoint on a split of the run's data, over at least `tokens` tokens as far as it goes.
@@ -135,8 +146,8 @@ impl Run {
     /// As [`model`](Self::model), or if the data or the split is not there.
     pub fn evaluate(&self, device: &Device, split: Split, tokens: usize) -> Result<Evaluation> {
         let task = Task::load_with(&self.config, self.tokenizer.as_ref())?;
-        self.check_vocab(&task)?;
-        let (batches, bytes) = task.evaluation(split, tokens, self.batch(), self.config.model.context)?;
+        self.check(&task)?;
+        let (batches, bytes) = task.evaluation(split, tokens, self.batch(), self.config.model.context())?;
         Ok(evaluate(&self.model(device)?, &batches, bytes, task.ignore(), device))
     }
 
@@ -150,13 +161,16 @@ impl Run {
         if encoded.ids.len() < 2 {
             return Err(Error::DataTooShort { split: "given", tokens: encoded.ids.len(), context: 1 });
         }
-        let (batches, bytes) = windows(&encoded, tokens, self.batch(), self.config.model.context);
+        let (batches, bytes) = windows(&encoded, tokens, self.batch(), self.config.model.context());
+        let batches: Vec<_> = batches.into_iter().map(Samples::Tokens).collect();
         Ok(evaluate(&self.model(device)?, &batches, Some(bytes), None, device))
     }
 
-    /// The task must have the tokens that the model was built for.
-    pub(super) fn check_vocab(&self, task: &Task) -> Result<()> {
-        let vocab = self.config.model.vocab;
+    /// The task must be of the form that the model was built for.
+    pub(super) fn check(&self, task: &Task) -> Result<()> {
+        let Some(vocab) = self.config.model.decoder().map(|model| model.vocab) else {
+            return task.fit(&mut self.config.model.clone());
+        };
         if task.vocab() == vocab {
             return Ok(());
         }

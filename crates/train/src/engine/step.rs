@@ -2,11 +2,12 @@ use burn::{
     optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer},
     tensor::{Device, Tensor},
 };
-use regard_models::Decoder;
+use regard_models::Model;
 
 use super::{
     checkpoint::Checkpoint,
     config::RunConfig,
+    objective,
     optimizer::{adamw, clip},
 };
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
 
 /// The model in training with its optimiser.
 pub(super) struct Learner {
-    pub(super) model: Decoder,
+    pub(super) model: Model,
     pub(super) optimizer: ModuleOptimizer,
     order: Order,
     clip: f64,
@@ -47,7 +48,7 @@ impl Learner {
                 seed: config.seed,
                 batch: config.train.batch,
                 accumulation: config.train.grad_accumulation,
-                context: config.model.context,
+                context: config.model.context(),
                 rank: 0,
                 world: 1,
             },
@@ -78,8 +79,8 @@ impl Learner {
     fn gradients(&self, task: &Task, step: usize) -> (GradientsParams, Tensor<1>) {
         let passes = self.order.accumulation;
         let pass = |pass| {
-            let [ids, targets] = task.batch(&self.order, step, pass).tensors(&self.device);
-            let loss = self.model.loss(ids, targets, task.ignore()) / passes as f64;
+            let samples = task.batch(&self.order, step, pass);
+            let loss = objective::loss(&self.model, &samples, task.ignore(), &self.device) / passes as f64;
             let mut grads = loss.backward();
             (GradientsParams::from_module(&mut grads, &self.model), loss.inner())
         };

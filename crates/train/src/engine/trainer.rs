@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    tasks::{Batch, Task},
+    tasks::{Samples, Task},
 };
 
 /// Steps that are timed to turn seconds into steps.
@@ -69,11 +69,7 @@ impl Trainer {
             return Err(Error::RunExists { path: dir.into() });
         }
         let mut config = config.clone();
-        match config.model.vocab {
-            0 => config.model.vocab = task.vocab(),
-            vocab if vocab != task.vocab() => return Err(Error::value("model.vocab", format!("{}, as the tokens", task.vocab()), vocab)),
-            _ => (),
-        }
+        task.fit(&mut config.model)?;
         let steps = match config.train.budget()? {
             Budget::Steps(steps) => steps,
             Budget::Tokens(tokens) => tokens.div_ceil(config.tokens_per_step()),
@@ -100,7 +96,7 @@ impl Trainer {
         };
         let checkpoint = run.last_checkpoint()?;
         let task = Task::load(config)?;
-        run.check_vocab(&task)?;
+        run.check(&task)?;
         let mut learner = Learner::new(config, device)?;
         let (mut step, mut seconds) = (0, 0.0);
         if let Some(checkpoint) = checkpoint {
@@ -130,7 +126,8 @@ impl Trainer {
         let config = self.run.config().clone();
         let (train, eval) = (&config.train, &config.eval);
         let checkpoint_every = train.checkpoint_every.unwrap_or(eval.every);
-        let (batches, bytes) = self.task.evaluation(Split::Valid, eval.tokens, eval.batch.unwrap_or(train.batch), config.model.context)?;
+        let (batches, bytes) =
+            self.task.evaluation(Split::Valid, eval.tokens, eval.batch.unwrap_or(train.batch), config.model.context())?;
         let start = Start {
             dir: self.run.dir().into(),
             from: self.step,
@@ -235,7 +232,7 @@ impl Trainer {
         Ok(record)
     }
 
-    fn evaluate(&mut self, batches: &[Batch], bytes: Option<usize>) -> Result<EvalRecord> {
+    fn evaluate(&mut self, batches: &[Samples], bytes: Option<usize>) -> Result<EvalRecord> {
         let model = self.learner.model.valid();
         let evaluation = evaluate(&model, batches, bytes, self.task.ignore(), &self.device);
         let tokens = self.step * self.run.config().tokens_per_step();

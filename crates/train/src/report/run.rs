@@ -6,7 +6,7 @@ use std::{
 use maud::html;
 
 use super::{Axis, Plot, Quantity, Series, code, facts, folded, page, plots, sample};
-use crate::{Error, EvalRecord, Record, Result, Run, StepRecord, TaskConfig};
+use crate::{Error, EvalRecord, Record, Result, Run, StepRecord};
 
 /// What the page of a run shows besides what lies in its folder.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -46,20 +46,20 @@ pub fn run_report(run: &Run, extra: &RunFacts) -> Result<String> {
         }
     }
     let config = run.config();
-    let mixers: Vec<_> = config.model.mixers.iter().map(regard::MixerConfig::kind).collect();
-    let title = format!("{} on {}", mixers.join(", "), config.data.as_ref().map_or("associative recall", |d| d.source.as_str()));
+    let mixers = config.model.mixer_kinds().join(", ");
+    let title = format!("{mixers} on {}", config.data.as_ref().map_or(config.task.title(), |d| d.source.as_str()));
     let total = config.train.steps.unwrap_or_default();
     let lead = format!(
         "{} layers of width {}, {} of {total} steps of {} tokens.",
-        config.model.layers,
-        config.model.d_model,
+        config.model.layers(),
+        config.model.d_model(),
         steps.last().map_or(0, |s| s.step),
         Quantity::Count.text(config.tokens_per_step() as f64, 3),
     );
     let body = html! {
         (facts(&summary(&steps, &evaluations, extra)))
         h2 { "Training" }
-        (plots(&drawn(&steps, &evaluations, matches!(config.task, TaskConfig::Recall(_)))))
+        (plots(&drawn(&steps, &evaluations)))
         @if let Some((prompt, text)) = &extra.sample { h2 { "Sample" } (sample("", prompt, text)) }
         h2 { "How it was done" }
         @if let Some(command) = &extra.command { h3 { "Command" } (code(command)) }
@@ -72,14 +72,18 @@ pub fn run_report(run: &Run, extra: &RunFacts) -> Result<String> {
 fn summary(steps: &[StepRecord], evaluations: &[EvalRecord], extra: &RunFacts) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
     if let Some(last) = evaluations.last() {
-        rows.push(("Validation loss", format!("{:.4} nats per token after step {}, on {} tokens", last.loss, last.step, last.evaluated)));
+        rows.push((
+            "Validation loss",
+            format!("{:.4} ({}) after step {}, on {} targets", last.loss, last.evaluation().unit(), last.step, last.evaluated),
+        ));
         if let Some(best) = evaluations.iter().min_by(|a, b| a.loss.total_cmp(&b.loss)).filter(|b| b.loss < last.loss) {
             rows.push(("Lowest", format!("{:.4} after step {}", best.loss, best.step)));
         }
         match last.accuracy {
             Some(accuracy) => rows.push(("Accuracy", format!("{:.1} %", 100.0 * accuracy))),
-            None => rows.push(("Perplexity", Quantity::Plain.text(last.perplexity, 4))),
+            None => rows.extend(last.perplexity.map(|perplexity| ("Perplexity", Quantity::Plain.text(perplexity, 4)))),
         }
+        rows.extend(last.mae.map(|mae| ("Mean absolute error", format!("{mae:.4}"))));
         rows.extend(last.bits_per_byte.map(|bits| ("Bits per byte", format!("{bits:.4}"))));
     }
     if let Some(last) = steps.last() {
@@ -90,9 +94,10 @@ fn summary(steps: &[StepRecord], evaluations: &[EvalRecord], extra: &RunFacts) -
     rows
 }
 
-fn drawn(steps: &[StepRecord], evaluations: &[EvalRecord], recall: bool) -> Vec<Plot> {
+fn drawn(steps: &[StepRecord], evaluations: &[EvalRecord]) -> Vec<Plot> {
+    let unit = evaluations.last().map_or("", |last| last.evaluation().unit());
     let loss = |against: &str, x: Axis, train: fn(&StepRecord) -> f64, valid: fn(&EvalRecord) -> f64| {
-        let mut plot = Plot::new(format!("Loss against {against}"), x, Axis::linear("nats per token", Quantity::Plain));
+        let mut plot = Plot::new(format!("Loss against {against}"), x, Axis::linear(unit, Quantity::Plain));
         let (training, validation) = (steps.iter().map(|s| (train(s), s.loss)), evaluations.iter().map(|e| (valid(e), e.loss)));
         plot.series = vec![
             Series { name: "training".into(), style: 0, points: training.collect(), faint: true, ..Series::default() },
@@ -105,7 +110,7 @@ fn drawn(steps: &[StepRecord], evaluations: &[EvalRecord], recall: bool) -> Vec<
         loss("tokens", tokens(), |s| s.tokens as f64, |e| e.tokens as f64),
         loss("time", Axis::linear("training time", Quantity::Seconds).zero(), |s| s.seconds, |e| e.seconds),
     ];
-    if recall {
+    if evaluations.iter().any(|e| e.accuracy.is_some()) {
         let mut accuracy = Plot::new("Accuracy against tokens", tokens(), Axis::linear("%", Quantity::Plain).zero());
         let points = evaluations.iter().filter_map(|e| e.accuracy.map(|a| (e.tokens as f64, 100.0 * a)));
         accuracy.series = vec![Series { style: 1, points: points.collect(), ..Series::default() }];
@@ -140,9 +145,10 @@ mod tests {
             tokens: 64 * step,
             seconds: 0.1 * step as f64,
             loss: 3.1 / step as f64,
-            perplexity: 2.0,
+            perplexity: Some(2.0),
             bits_per_byte: Some(1.0),
             accuracy: Some(0.25),
+            mae: None,
             evaluated: 100,
         };
         ((1..=20).map(step).collect(), [10, 20].map(eval).to_vec())
@@ -151,10 +157,11 @@ mod tests {
     #[test]
     fn curves_show_what_was_recorded() {
         let (steps, evaluations) = records();
-        let names = |recall| drawn(&steps, &evaluations, recall).iter().map(|p| p.title.clone()).collect::<Vec<_>>();
-        assert_eq!(names(false), ["Loss against tokens", "Loss against time", "Learning rate", "Gradient norm"]);
-        assert_eq!(names(true)[2], "Accuracy against tokens");
-        let plot = &drawn(&steps, &evaluations, false)[0];
+        let names = |evaluations: &[EvalRecord]| drawn(&steps, evaluations).iter().map(|p| p.title.clone()).collect::<Vec<_>>();
+        let blind: Vec<_> = evaluations.iter().map(|e| EvalRecord { accuracy: None, ..e.clone() }).collect();
+        assert_eq!(names(&blind), ["Loss against tokens", "Loss against time", "Learning rate", "Gradient norm"]);
+        assert_eq!(names(&evaluations)[2], "Accuracy against tokens");
+        let plot = &drawn(&steps, &evaluations)[0];
         assert_eq!((plot.series[0].points.len(), plot.series[1].points.len()), (20, 2));
     }
 
@@ -163,7 +170,7 @@ mod tests {
         let (steps, evaluations) = records();
         let rows = summary(&steps, &evaluations, &RunFacts { peak_bytes: Some(1 << 20), ..RunFacts::default() });
         let value = |name: &str| rows.iter().find(|r| r.0 == name).map(|r| r.1.clone()).unwrap();
-        assert_eq!(value("Validation loss"), "0.1550 nats per token after step 20, on 100 tokens");
+        assert_eq!(value("Validation loss"), "0.1550 (nats per token) after step 20, on 100 targets");
         assert_eq!(value("Tokens per second"), "640");
         assert_eq!(value("Peak memory"), "1 MiB");
         assert!(summary(&[], &[], &RunFacts::default()).is_empty());

@@ -16,11 +16,29 @@ fn recall(pairs: usize, context: usize) -> Task {
     Task::Recall(Recall::new(&RecallConfig { vocab: 33, pairs }, context).unwrap())
 }
 
+/// A batch of tokens.
+fn tokens(samples: Samples) -> Batch {
+    let Samples::Tokens(batch) = samples else { panic!("examples") };
+    batch
+}
+
+/// Tasks that generate examples.
+fn generators() -> Vec<Task> {
+    vec![
+        Task::ListOps(ListOps::new(&ListOpsConfig::default()).unwrap()),
+        Task::Series(SyntheticSeries::new(&SeriesConfig::default()).unwrap()),
+        Task::Control(Control::new(&ControlConfig::default()).unwrap()),
+    ]
+}
+
 #[test]
 fn a_batch_depends_on_seed_and_step_alone() {
     for task in [language(), recall(4, ORDER.context)] {
-        let batch = task.batch(&ORDER, 5, 0);
+        let batch = tokens(task.batch(&ORDER, 5, 0));
         assert_eq!((batch.sequences(), batch.length), (4, 16));
+    }
+    for task in [vec![language(), recall(4, ORDER.context)], generators()].concat() {
+        let batch = task.batch(&ORDER, 5, 0);
         assert_eq!(task.batch(&ORDER, 5, 0), batch);
         assert_ne!(task.batch(&ORDER, 6, 0), batch);
         assert_ne!(task.batch(&Order { seed: 8, ..ORDER }, 5, 0), batch);
@@ -30,8 +48,8 @@ fn a_batch_depends_on_seed_and_step_alone() {
 #[test]
 fn ranks_and_passes_share_the_sequences_of_one_large_batch() {
     for task in [language(), recall(4, ORDER.context)] {
-        let whole = task.batch(&ORDER, 3, 0);
-        let join = |parts: Vec<Batch>| parts.into_iter().flat_map(|part| part.ids).collect::<Vec<_>>();
+        let whole = tokens(task.batch(&ORDER, 3, 0));
+        let join = |parts: Vec<Samples>| parts.into_iter().flat_map(|part| tokens(part).ids).collect::<Vec<_>>();
         let ranks = (0..2).map(|rank| task.batch(&Order { batch: 2, rank, world: 2, ..ORDER }, 3, 0)).collect();
         assert_eq!(join(ranks), whole.ids);
         let passes = (0..2).map(|pass| task.batch(&Order { batch: 2, accumulation: 2, ..ORDER }, 3, pass)).collect();
@@ -41,7 +59,7 @@ fn ranks_and_passes_share_the_sequences_of_one_large_batch() {
 
 #[test]
 fn the_targets_of_text_are_the_tokens_after() {
-    let batch = language().batch(&ORDER, 0, 0);
+    let batch = tokens(language().batch(&ORDER, 0, 0));
     for row in 0..batch.sequences() {
         let at = row * batch.length..(row + 1) * batch.length;
         assert_eq!(batch.ids[at.clone()][1..], batch.targets[at][..batch.length - 1]);
@@ -64,7 +82,7 @@ fn evaluation_predicts_every_token_of_the_split_once() {
 #[test]
 fn evaluation_stops_at_the_window_that_reaches_the_asked_number() {
     let (batches, bytes) = language().evaluation(Split::Valid, 33, 2, 16).unwrap();
-    assert_eq!(batches.iter().map(|b| b.targets.len()).sum::<usize>(), 48);
+    assert_eq!(batches.into_iter().map(tokens).map(|b| b.targets.len()).sum::<usize>(), 48);
     assert_eq!(bytes, Some(48));
 }
 
@@ -97,7 +115,7 @@ fn a_split_that_is_not_there_is_refused() {
 fn every_query_of_recall_has_the_value_of_its_key_and_nothing_else_is_asked() {
     for (pairs, context) in [(1, 3), (4, 12), (4, 40), (16, 64)] {
         let task = recall(pairs, context);
-        let batch = task.batch(&Order { context, ..ORDER }, 2, 0);
+        let batch = tokens(task.batch(&Order { context, ..ORDER }, 2, 0));
         for row in 0..batch.sequences() {
             let at = row * context..(row + 1) * context;
             let (ids, targets) = (&batch.ids[at.clone()], &batch.targets[at]);
@@ -124,4 +142,37 @@ fn recall_says_what_does_not_fit() {
     assert_eq!(message(64, 0, 64), "`task.pairs` must be at least 1, got 0");
     assert_eq!(message(16, 8, 64), "`task.vocab` must be at least 17 for 8 pairs, got 16");
     assert_eq!(message(64, 8, 23), "`model.context` must be at least 24 for 8 pairs, got 23");
+}
+
+#[test]
+fn splits_of_generated_examples_are_their_own_and_the_same_every_time() {
+    for task in generators() {
+        let form = task.form().unwrap();
+        let FormInput::Steps { length, .. } = form.input else { unreachable!() };
+        let sets = [Split::Train, Split::Valid, Split::Test].map(|split| task.evaluation(split, 10 * length, 4, length).unwrap().0);
+        assert!(sets.iter().all(|set| set.len() == 3), "10 examples in batches of 4");
+        assert!(sets[0] != sets[1] && sets[1] != sets[2]);
+        assert_eq!(task.evaluation(Split::Valid, 10 * length, 4, length).unwrap().0, sets[1]);
+    }
+}
+
+#[test]
+fn a_model_takes_from_the_task_what_its_file_leaves_out_and_nothing_else() {
+    use regard::MixerConfig;
+    let mixers = || vec![MixerConfig::named("flow", 2).unwrap()];
+    for task in generators() {
+        let mut model = ModelConfig::from(EncoderConfig::open(8, 1, mixers()));
+        task.fit(&mut model).unwrap();
+        let fitted = model.clone();
+        task.fit(&mut model).unwrap();
+        assert_eq!(model, fitted);
+        model.init(&Device::flex()).unwrap();
+        let ModelConfig::Encoder(config) = fitted else { unreachable!() };
+        let error = task.fit(&mut EncoderConfig { length: 7, ..config }.into()).unwrap_err().to_string();
+        assert!(error.starts_with("`model.length` must be "), "{error}");
+        let error = task.fit(&mut DecoderConfig::new(0, 8, 1, mixers(), 16).into()).unwrap_err();
+        assert_eq!(error.to_string(), "`model.kind` must be `encoder` for this task, got decoder");
+    }
+    let error = language().fit(&mut EncoderConfig::open(8, 1, mixers()).into()).unwrap_err();
+    assert_eq!(error.to_string(), "`model.kind` must be `decoder` for this task, got encoder");
 }

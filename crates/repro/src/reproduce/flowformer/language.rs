@@ -19,7 +19,7 @@ pub(super) struct Setting {
     recipe: Recipe,
 }
 
-const HEADS: usize = 4;
+pub(super) const HEADS: usize = 4;
 
 impl Setting {
     pub(super) fn of(lab: &Lab<'_, '_>) -> Self {
@@ -69,10 +69,14 @@ fn linear() -> MixerConfig {
     MixerConfig::Flow(FlowAttentionConfig { feature_map: FlowFeatureMap::Elu, ..config })
 }
 
+/// Softmax attention of as many heads, without positions of its own.
+pub(super) fn softmax() -> MixerConfig {
+    MixerConfig::Softmax(SoftmaxAttentionConfig { rotary_base: None, bias: true, ..SoftmaxAttentionConfig::new(HEADS) })
+}
+
 pub(super) fn test(lab: &mut Lab<'_, '_>) -> Result<Finding> {
     let setting = Setting::of(lab);
-    let softmax = MixerConfig::Softmax(SoftmaxAttentionConfig { rotary_base: None, bias: true, ..SoftmaxAttentionConfig::new(HEADS) });
-    let models = [("flow", flow(true, true)), ("linear", linear()), ("softmax", softmax)];
+    let models = [("flow", flow(true, true)), ("linear", linear()), ("softmax", softmax())];
     let (mut rows, mut lines, mut wins) = (Vec::new(), Vec::new(), Vec::new());
     let seeds = lab.seeds(2, 2);
     for &seed in &seeds {

@@ -1,8 +1,11 @@
 //! The claims of `flowformer`.
 
 mod ablations;
+mod informative;
 mod language;
 mod linear;
+mod rollout;
+mod universal;
 
 use super::{Claim, Test};
 
@@ -41,7 +44,7 @@ pub(super) const CLAIMS: &[Claim] = &[
         published: "attention maps less uniform than those of linear attention",
         rule: "mean entropy of the implied weights over log S lower than of linear attention with the same feature map, accuracy at least as good less \
                0.5 points, on gray CIFAR-10 pixels",
-        test: Test::Missing("a task with images"),
+        test: Test::Experiment(informative::test),
     },
     Claim {
         system: SYSTEM,
@@ -49,6 +52,6 @@ pub(super) const CLAIMS: &[Claim] = &[
         title: "Good at tasks of all kinds",
         published: "better than softmax on the long-range arena, vision, time series, language and offline reinforcement learning",
         rule: "within 2 % of softmax or better on at least 4 of 5 small tasks",
-        test: Test::Missing("four of its five tasks"),
+        test: Test::Experiment(universal::test),
     },
 ];

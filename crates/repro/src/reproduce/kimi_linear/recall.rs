@@ -37,7 +37,7 @@ fn config(mixer: KimiDeltaConfig, seed: u64) -> RunConfig {
         seed,
         task: TaskConfig::Recall(RecallConfig { vocab: 35, pairs: PAIRS }),
         data: None,
-        model,
+        model: model.into(),
         train: TrainConfig::new(32, Budget::Steps(STEPS)),
         optimizer: OptimizerConfig { rate: 2e-3, final_rate: 2e-4, warmup: 50, beta2: 0.95, ..OptimizerConfig::default() },
         eval: EvalConfig { every: 50, tokens: 12_288, ..EvalConfig::default() },

@@ -1,0 +1,163 @@
+//! Tasks that are no texts: lists, images, series.
+
+use std::fs;
+
+use super::Place;
+
+const LISTS: &str = r#"
+[task]
+kind = "listops"
+min_length = 4
+max_length = 24
+depth = 3
+arguments = 4
+
+[model]
+kind = "encoder"
+d_model = 8
+layers = 1
+mixers = [{ kind = "flow", heads = 2 }]
+d_ff = 16
+
+[train]
+batch = 4
+steps = 4
+log_every = 1
+
+[eval]
+every = 2
+tokens = 240
+"#;
+
+/// A folder of 40 images of 4 × 4 pixels in two classes, as MNIST keeps them, and a series of three channels.
+fn with_data() -> Place {
+    let place = Place::new();
+    fs::create_dir(place.path("images")).unwrap();
+    let header = |sizes: &[u32]| {
+        [(0x0800 + sizes.len() as u32).to_be_bytes().to_vec(), sizes.iter().flat_map(|s| s.to_be_bytes()).collect()].concat()
+    };
+    let pixels: Vec<u8> = (0..40_u8).flat_map(|n| [if n % 2 == 0 { 20 } else { 230 }; 16]).collect();
+    let labels: Vec<u8> = (0..40).map(|n| n % 2).collect();
+    for name in ["train", "t10k"] {
+        place.write(&format!("images/{name}-images-idx3-ubyte"), [header(&[40, 4, 4]), pixels.clone()].concat());
+        place.write(&format!("images/{name}-labels-idx1-ubyte"), [header(&[40]), labels.clone()].concat());
+    }
+    let rows: String = (0..200).map(|n| format!("day {n},{},{},{}\n", n % 5, n % 7, n)).collect();
+    place.write("series.csv", format!("date,a,b,c\n{rows}"));
+    place.write("lists.toml", LISTS);
+    place
+}
+
+/// `lists.toml` with another task.
+fn of_task(place: &Place, name: &str, task: &str) {
+    let (_, rest) = LISTS.split_once("[model]").unwrap();
+    place.write(name, format!("{task}\n[model]{rest}"));
+}
+
+#[test]
+fn lists_are_trained_resumed_and_evaluated() {
+    let place = with_data();
+    let json = place.json(&["train", "lists.toml", "--out", "run", "--json"]);
+    assert!(json["accuracy"].as_f64().is_some_and(|a| (0.0..=1.0).contains(&a)), "{json}");
+    assert!(json["perplexity"].is_null() && json["val_loss"].is_number());
+    assert!(place.read("run/config.toml").contains("vocab = 16"), "the run's file is complete");
+    let text = place.stdout(&["eval", "run", "--split", "test", "--tokens", "480"]);
+    assert!(text.contains("accuracy") && text.contains("nats per example") && text.contains("20 targets"), "{text}");
+    assert!(place.read("run/report.html").contains("nested lists"));
+    let failure = place.failure(&["generate", "run", "--prompt", "[MAX"]);
+    assert!(failure.error.contains("model.kind") || failure.error.contains("tokenizer"), "{failure:?}");
+}
+
+#[test]
+fn a_mixer_that_is_causal_only_says_so_and_works_when_told() {
+    let place = with_data();
+    let failure = place.failure(&["train", "lists.toml", "--mixer", "kimi_delta", "--out", "run"]);
+    assert!(failure.error.contains("`kimi_delta`, which is causal only") && failure.error.contains("`causal`"), "{failure:?}");
+    assert!(!place.path("run").exists(), "a failure leaves no folder behind");
+    place.stdout(&[
+        "train",
+        "lists.toml",
+        "--mixer",
+        "kimi_delta",
+        "--set",
+        "model.causal=true",
+        "--set",
+        "model.pool=last",
+        "--out",
+        "run",
+    ]);
+}
+
+#[test]
+fn images_and_series_are_learned_from_files() {
+    let place = with_data();
+    of_task(&place, "images.toml", "task = { kind = \"classify\" }\ndata = { source = \"images\" }");
+    let json =
+        place.json(&["train", "images.toml", "--out", "images-run", "--set", "train.steps=40", "--set", "optimizer.rate=0.02", "--json"]);
+    assert!(json["accuracy"].as_f64().unwrap() > 0.9, "two shades are told apart: {json}");
+    let test = place.json(&["eval", "images-run", "--split", "test", "--json"]);
+    assert_eq!(test["tokens"], 40);
+    of_task(&place, "series.toml", "task = { kind = \"forecast\", input = 12, horizon = 6 }\ndata = { source = \"series.csv\" }");
+    let json = place.json(&["train", "series.toml", "--out", "series-run", "--json"]);
+    assert!(json["mae"].as_f64().is_some_and(|e| e > 0.0) && json["accuracy"].is_null(), "{json}");
+}
+
+#[test]
+fn tasks_are_compared_by_what_they_measure() {
+    let place = with_data();
+    let common = ["--mixers", "softmax,flow,lightning", "--budget", "steps=3", "--size", "D=16,L=1,H=2", "--json"];
+    let compare = |task: &[&str]| place.json(&[&["compare", "--task"], task, &common[..]].concat());
+    let cases: [(&[&str], &str, &str); 4] = [
+        (&["listops", "--out", "a"], "accuracy", "listops"),
+        (&["classify", "--data", "images", "--out", "b"], "accuracy", "classify"),
+        (&["series", "--out", "c"], "accuracy", "series"),
+        (&["control", "--out", "d"], "mae", "control"),
+    ];
+    for (args, measure, name) in cases {
+        let json = compare(args);
+        assert_eq!(json["task"], name);
+        let candidates = json["candidates"].as_array().unwrap();
+        assert_eq!(candidates.len(), 3);
+        for candidate in candidates {
+            assert!(candidate[measure].is_number() && candidate["perplexity"].is_null(), "{name}: {candidate}");
+        }
+    }
+}
+
+#[test]
+fn data_that_do_not_fit_the_task_are_named_with_the_rule() {
+    let place = with_data();
+    let fails = |config: &str, part: &str| {
+        of_task(&place, "bad.toml", config);
+        let failure = place.failure(&["train", "bad.toml", "--out", "bad"]);
+        assert!(failure.error.contains(part), "{config}: {failure:?}");
+        assert!(!place.path("bad").exists(), "a failure leaves no folder behind");
+    };
+    fails("task = { kind = \"classify\" }", "`data` must be given for the task `classify`");
+    fails("task = { kind = \"listops\" }\ndata = { source = \"images\" }", "`data` must be left out");
+    fails("task = { kind = \"classify\" }\ndata = { source = \"nowhere/at/all\" }", "nowhere/at/all");
+    fails("task = { kind = \"classify\" }\ndata = { source = \"series.csv\" }", "series.csv");
+    fails(
+        "task = { kind = \"classify\", shrink = 3 }\ndata = { source = \"images\" }",
+        "`task.shrink` must be a divisor of the size 4 × 4",
+    );
+    fails(
+        "task = { kind = \"classify\", view = \"image\" }\ndata = { source = \"images\" }",
+        "`model.kind` must be `flowformer_vision` for images",
+    );
+    fails("task = { kind = \"forecast\" }\ndata = { source = \"images\" }", "it is a folder, not a CSV file");
+    fails("task = { kind = \"forecast\", horizon = 500 }\ndata = { source = \"series.csv\" }", "`task.horizon` must be short enough");
+    fails("task = { kind = \"lm\" }\ndata = { source = \"series.csv\" }", "`model.kind` must be `decoder` for the task `lm`, got encoder");
+    place.write("series.csv", "date,a\nx,1\ny,oops\n");
+    fails("task = { kind = \"forecast\" }\ndata = { source = \"series.csv\" }", "series.csv: line 3, column `a`: `oops` is no number");
+    place.write("images/train-labels-idx1-ubyte", b"no");
+    fails("task = { kind = \"classify\" }\ndata = { source = \"images\" }", "train-labels-idx1-ubyte: it ends within the header");
+    let failure = place.failure(&["compare", "--task", "listops", "--context", "64"]);
+    assert!(failure.error.contains("it takes no --context"), "{failure:?}");
+    let failure = place.failure(&["compare", "--task", "classify", "--data", "mnits"]);
+    assert!(failure.hint.contains("did you mean `mnist`?"), "{failure:?}");
+    let failure = place.failure(&["compare", "--task", "classify"]);
+    assert!(failure.error.contains("the data set `mnist` is not on this machine"), "{failure:?}");
+    let failure = place.failure(&["compare", "--data", "series.csv", "--task", "series"]);
+    assert!(failure.error.contains("takes no --data"), "{failure:?}");
+}

@@ -1,0 +1,164 @@
+use burn::{module::Module, tensor::Device};
+use regard::{MixerConfig, Result};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+use crate::{
+    Decoder, DecoderConfig, Encoder, EncoderConfig,
+    flowformer::{FlowformerVision, FlowformerVisionConfig},
+};
+
+/// Which network, and how: in a file a table with `kind` and the fields of that configuration. Without `kind` it is a decoder.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "few, and short-lived")]
+pub enum ModelConfig {
+    /// A language model.
+    Decoder(DecoderConfig),
+    /// A network over whole sequences.
+    Encoder(EncoderConfig),
+    /// Flowformer for images.
+    FlowformerVision(FlowformerVisionConfig),
+}
+
+impl<'de> Deserialize<'de> for ModelConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const KINDS: [&str; 3] = ["decoder", "encoder", "flowformer_vision"];
+        // The kind may come last, so the table is read before it is known; files of the time before there were kinds have none.
+        let mut table = serde_json::Map::deserialize(deserializer)?;
+        let kind = table.remove("kind").unwrap_or_else(|| KINDS[0].into());
+        let table = serde_json::Value::Object(table);
+        match kind.as_str() {
+            Some("decoder") => serde_json::from_value(table).map(Self::Decoder),
+            Some("encoder") => serde_json::from_value(table).map(Self::Encoder),
+            Some("flowformer_vision") => serde_json::from_value(table).map(Self::FlowformerVision),
+            Some(other) => return Err(D::Error::unknown_variant(other, &KINDS)),
+            None => return Err(D::Error::custom(format!("`kind` must be text, got {kind}"))),
+        }
+        .map_err(D::Error::custom)
+    }
+}
+
+impl From<DecoderConfig> for ModelConfig {
+    fn from(config: DecoderConfig) -> Self {
+        Self::Decoder(config)
+    }
+}
+
+impl From<EncoderConfig> for ModelConfig {
+    fn from(config: EncoderConfig) -> Self {
+        Self::Encoder(config)
+    }
+}
+
+impl From<FlowformerVisionConfig> for ModelConfig {
+    fn from(config: FlowformerVisionConfig) -> Self {
+        Self::FlowformerVision(config)
+    }
+}
+
+impl ModelConfig {
+    /// The name of its kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Decoder(_) => "decoder",
+            Self::Encoder(_) => "encoder",
+            Self::FlowformerVision(_) => "flowformer_vision",
+        }
+    }
+
+    /// Tokens of a sequence, or patches of an image.
+    pub fn context(&self) -> usize {
+        match self {
+            Self::Decoder(config) => config.context,
+            Self::Encoder(config) => config.length,
+            Self::FlowformerVision(config) => (config.image / config.patch.max(1)).pow(2),
+        }
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        match self {
+            Self::Decoder(config) => config.layers,
+            Self::Encoder(config) => config.layers,
+            Self::FlowformerVision(config) => config.depths.iter().sum(),
+        }
+    }
+
+    /// Width of the first layer.
+    pub fn d_model(&self) -> usize {
+        match self {
+            Self::Decoder(config) => config.d_model,
+            Self::Encoder(config) => config.d_model,
+            Self::FlowformerVision(config) => config.widths.first().copied().unwrap_or_default(),
+        }
+    }
+
+    /// The kinds of its mixers, repeated over the layers.
+    pub fn mixer_kinds(&self) -> Vec<&'static str> {
+        match self {
+            Self::Decoder(DecoderConfig { mixers, .. }) | Self::Encoder(EncoderConfig { mixers, .. }) => {
+                mixers.iter().map(MixerConfig::kind).collect()
+            }
+            Self::FlowformerVision(config) => vec![if config.full_attention { "softmax" } else { "flow" }],
+        }
+    }
+
+    /// The configuration of a language model, if it is one.
+    pub fn decoder(&self) -> Option<&DecoderConfig> {
+        if let Self::Decoder(config) = self { Some(config) } else { None }
+    }
+
+    /// The network with initial values drawn from the device's random generator.
+    ///
+    /// # Errors
+    /// If the configuration is invalid.
+    pub fn init(&self, device: &Device) -> Result<Model> {
+        Ok(match self {
+            Self::Decoder(config) => Model::Decoder(config.init(device)?),
+            Self::Encoder(config) => Model::Encoder(config.init(device)?),
+            Self::FlowformerVision(config) => Model::FlowformerVision(config.init(device)?),
+        })
+    }
+}
+
+/// A network of any kind.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "one per program")]
+pub enum Model {
+    /// A language model.
+    Decoder(Decoder),
+    /// A network over whole sequences.
+    Encoder(Encoder),
+    /// Flowformer for images.
+    FlowformerVision(FlowformerVision),
+}
+
+impl Model {
+    /// Number of trained weights.
+    pub fn params(&self) -> usize {
+        match self {
+            Self::Decoder(model) => model.params(),
+            Self::Encoder(model) => model.params(),
+            Self::FlowformerVision(model) => model.num_params(),
+        }
+    }
+
+    /// The language model, if it is one.
+    pub fn decoder(&self) -> Option<&Decoder> {
+        if let Self::Decoder(model) = self { Some(model) } else { None }
+    }
+
+    /// The network over whole sequences, if it is one.
+    pub fn encoder(&self) -> Option<&Encoder> {
+        if let Self::Encoder(model) = self { Some(model) } else { None }
+    }
+
+    /// Floating-point operations of training per token in sequences of `context` tokens; nothing where they are not counted.
+    pub fn training_flops_per_token(&self, context: usize) -> Option<f64> {
+        match self {
+            Self::Decoder(model) => Some(model.training_flops_per_token(context)),
+            Self::Encoder(model) => Some(model.training_flops_per_token(context)),
+            Self::FlowformerVision(_) => None,
+        }
+    }
+}

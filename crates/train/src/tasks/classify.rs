@@ -1,0 +1,150 @@
+use std::sync::Arc;
+
+use regard_models::{EncoderInput, Head};
+use serde::{Deserialize, Serialize};
+
+use super::examples::{Examples, Form, FormInput, Source};
+use crate::{
+    Error, Result, Split,
+    data::{DataConfig, ImageSet, Images, load_images},
+};
+
+/// How an image is shown to a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum View {
+    /// As a sequence of its gray pixels, row by row, each one of 256 tokens: the image task of the Long Range Arena.
+    #[default]
+    Pixels,
+    /// As an image, its bytes mapped to [−1, 1].
+    Image,
+}
+
+/// Telling images apart. The images are the section `data`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassifyConfig {
+    /// How a model sees an image.
+    #[serde(default)]
+    pub view: View,
+    /// Height and width of the squares of pixels that are made one by their mean; 1 leaves the images as they are.
+    #[serde(default = "one")]
+    pub shrink: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Default for ClassifyConfig {
+    fn default() -> Self {
+        Self { view: View::default(), shrink: one() }
+    }
+}
+
+/// Images with their classes.
+#[derive(Clone, Debug)]
+pub struct Classify {
+    view: View,
+    images: Arc<Images>,
+}
+
+impl Classify {
+    /// # Errors
+    /// If the images cannot be read, or `shrink` does not divide their size.
+    pub(super) fn new(config: &ClassifyConfig, data: &DataConfig) -> Result<Self> {
+        if config.shrink == 0 {
+            return Err(Error::value("task.shrink", "at least 1", 0));
+        }
+        if data.tokenizer.is_some() {
+            return Err(Error::value("data.tokenizer", "left out: images have none", "given"));
+        }
+        let mut images = load_images(&data.source, data.valid_fraction)?;
+        let Images { height, width, .. } = images;
+        if !height.is_multiple_of(config.shrink) || !width.is_multiple_of(config.shrink) {
+            return Err(Error::value("task.shrink", format!("a divisor of the size {height} × {width} of the images"), config.shrink));
+        }
+        let gray = config.view == View::Pixels && images.channels == 3;
+        let (shape, by) = ([images.channels, height, width], config.shrink);
+        for set in [Some(&mut images.train), Some(&mut images.valid), images.test.as_mut()].into_iter().flatten() {
+            *set = prepare(set, shape, gray, by);
+        }
+        images.channels = if gray { 1 } else { images.channels };
+        (images.height, images.width) = (height / by, width / by);
+        Ok(Self { view: config.view, images: Arc::new(images) })
+    }
+
+    fn set(&self, split: Split) -> Result<&ImageSet> {
+        match split {
+            Split::Train => Ok(&self.images.train),
+            Split::Valid => Ok(&self.images.valid),
+            Split::Test => self.images.test.as_ref().ok_or_else(|| Error::value("split", "one that the data has", "test")),
+        }
+    }
+}
+
+/// Gray, smaller images, if so wanted.
+fn prepare(set: &ImageSet, [channels, height, width]: [usize; 3], gray: bool, by: usize) -> ImageSet {
+    if !gray && by == 1 {
+        return set.clone();
+    }
+    let (area, mut pixels) = (height * width, Vec::new());
+    for number in 0..set.labels.len() {
+        let image = set.image(number);
+        let value = |channel: usize, at: usize| f32::from(image[channel * area + at]);
+        // ITU-R BT.601, as rgb_to_grayscale of TensorFlow, which the Long Range Arena uses.
+        let read = |channel: usize, at: usize| {
+            if gray { 0.2989 * value(0, at) + 0.587 * value(1, at) + 0.114 * value(2, at) } else { value(channel, at) }
+        };
+        for channel in 0..if gray { 1 } else { channels } {
+            for y in (0..height).step_by(by) {
+                for x in (0..width).step_by(by) {
+                    let sum: f32 = (0..by * by).map(|i| read(channel, (y + i / by) * width + x + i % by)).sum();
+                    pixels.push((sum / (by * by) as f32).round() as u8);
+                }
+            }
+        }
+    }
+    ImageSet { pixels, labels: set.labels.clone() }
+}
+
+impl Source for Classify {
+    fn form(&self) -> Form {
+        let Images { channels, height, width, classes, .. } = *self.images;
+        let input = match self.view {
+            View::Pixels => FormInput::Steps { input: EncoderInput::Tokens { vocab: 256 }, length: height * width },
+            View::Image => FormInput::Image { channels, height, width },
+        };
+        Form { input, head: Head::Classes { classes } }
+    }
+
+    fn count(&self, split: Split) -> Result<Option<usize>> {
+        self.set(split).map(|set| Some(set.labels.len()))
+    }
+
+    fn push(&self, split: Split, _: u64, number: u64, examples: &mut Examples) {
+        let set = self.set(split).expect("its examples were counted");
+        let (image, class) = (set.image(number as usize), u32::from(set.labels[number as usize]));
+        match self.view {
+            View::Pixels => examples.push_tokens(&image.iter().map(|p| u32::from(*p)).collect::<Vec<_>>(), class),
+            View::Image => examples.push_numbers(image.iter().map(|p| f32::from(*p) / 127.5 - 1.0), class),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gray_is_the_weighted_mean_of_the_colours_and_shrinking_the_mean_of_squares() {
+        // A 2 × 2 image: red, green, blue and white.
+        let pixels = vec![255, 0, 0, 255, 0, 255, 0, 255, 0, 0, 255, 255];
+        let set = ImageSet { pixels, labels: vec![7] };
+        let gray = prepare(&set, [3, 2, 2], true, 1);
+        assert_eq!((gray.pixels, gray.labels), (vec![76, 150, 29, 255], vec![7]));
+        assert_eq!(prepare(&set, [3, 2, 2], true, 2).pixels, [127]);
+        assert_eq!(prepare(&set, [3, 2, 2], false, 2).pixels, [128, 128, 128]);
+        assert_eq!(prepare(&set, [3, 2, 2], false, 1), set);
+    }
+}
