@@ -105,22 +105,31 @@ fn images_and_series_are_learned_from_files() {
 #[test]
 fn tasks_are_compared_by_what_they_measure() {
     let place = with_data();
-    let common = ["--mixers", "softmax,flow,lightning", "--budget", "steps=3", "--size", "D=16,L=1,H=2", "--json"];
-    let compare = |task: &[&str]| place.json(&[&["compare", "--task"], task, &common[..]].concat());
-    let cases: [(&[&str], &str, &str); 4] = [
-        (&["listops", "--out", "a"], "accuracy", "listops"),
-        (&["classify", "--data", "images", "--out", "b"], "accuracy", "classify"),
-        (&["series", "--out", "c"], "accuracy", "series"),
-        (&["control", "--out", "d"], "mae", "control"),
+    let cases = [
+        ("listops", "{ kind = \"listops\", max_length = 24, min_length = 4, depth = 3 }", None, "accuracy"),
+        ("classify", "{ kind = \"classify\" }", Some("images"), "accuracy"),
+        ("series", "{ kind = \"series\", length = 20 }", None, "accuracy"),
+        ("forecast", "{ kind = \"forecast\", input = 12, horizon = 4 }", Some("series.csv"), "mae"),
+        ("control", "{ kind = \"control\", episodes = 20, steps = 8, window = 4 }", None, "mae"),
     ];
-    for (args, measure, name) in cases {
-        let json = compare(args);
-        assert_eq!(json["task"], name);
+    for (name, task, data, measure) in cases {
+        let data = data.map_or(String::new(), |source| format!("data = {{ source = \"{source}\" }}"));
+        // No measurement of lengths, which takes its time.
+        let config = format!(
+            "context = 1\nbatch = 2\nseeds = [1]\nevaluations = 1\neval_tokens = 200\nbudget = {{ steps = 3 }}\n\
+             size = {{ d_model = 16, layers = 1, heads = 2 }}\ntask = {task}\n{data}\nscaling = {{ seconds = 0.0 }}\n\
+             candidates = [{{ name = \"softmax\", mixers = [{{ kind = \"softmax\", heads = 2 }}] }}]\n"
+        );
+        place.write("compare.toml", config);
+        // The last is causal only.
+        let json = place.json(&["compare", "--config", "compare.toml", "--mixers", "softmax,flow,lightning", "--out", name, "--json"]);
+        assert_eq!((json["task"].as_str(), json["complete"].as_bool()), (Some(name), Some(true)));
         let candidates = json["candidates"].as_array().unwrap();
         assert_eq!(candidates.len(), 3);
         for candidate in candidates {
             assert!(candidate[measure].is_number() && candidate["perplexity"].is_null(), "{name}: {candidate}");
         }
+        assert!(place.read(format!("{name}/report.html")).contains("Validation loss"));
     }
 }
 
