@@ -175,6 +175,6 @@ fn no_file_and_no_server_are_errors_with_a_hint() {
 
 #[test]
 fn a_set_without_files_cannot_be_fetched() {
-    let error = download(&DATA_SETS[0], Path::new("none"), &AtomicBool::new(false), &mut |_| ()).unwrap_err();
+    let error = download(DataSet::named("embedded").unwrap(), Path::new("none"), &AtomicBool::new(false), &mut |_| ()).unwrap_err();
     assert_eq!(error.to_string(), "`NAME` must be a data set that can be fetched, got embedded");
 }
