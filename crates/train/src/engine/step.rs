@@ -1,3 +1,5 @@
+use std::sync::{Mutex, PoisonError};
+
 use burn::{
     optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer},
     tensor::{Device, Tensor},
@@ -13,6 +15,9 @@ use crate::{
     Result,
     tasks::{Order, Task},
 };
+
+/// Burn's generator belongs to the process: trainings side by side take turns from the seed to their initial values.
+static INITIAL_VALUES: Mutex<()> = Mutex::new(());
 
 /// The model in training with its optimiser.
 pub(super) struct Learner {
@@ -38,8 +43,10 @@ impl Learner {
         if config.train.activation_checkpointing {
             device = device.gradient_checkpointing();
         }
+        let turn = INITIAL_VALUES.lock().unwrap_or_else(PoisonError::into_inner);
         device.seed(config.seed);
         let model = config.model.init(&device)?;
+        drop(turn);
         Ok(Self {
             optimizer: adamw(&config.optimizer, &model),
             model,
