@@ -1,6 +1,7 @@
 //! What mechanisms and models share: norms, gated linear units, mixtures of experts, short convolutions, positions, packed sequences.
 
 mod activation;
+mod adamw;
 mod cache;
 mod custom_gradient;
 mod decayed_product;
@@ -25,7 +26,8 @@ mod split;
 #[cfg(test)]
 mod tests;
 
-pub use activation::{gelu, gelu_tanh, sigmoid, silu_gate};
+pub use activation::{gelu, gelu_tanh, product, sigmoid, silu, silu_gate};
+pub use adamw::AdamWStep;
 pub(crate) use cache::TokenCache;
 pub(crate) use custom_gradient::{GradientRule, with_gradient};
 pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product};

@@ -27,12 +27,12 @@ struct Saved {
 impl<const N: usize> GradientRule<N> for Saved {
     fn gradients(&self, upstream: DispatchTensor, wanted: [bool; N]) -> [Option<DispatchTensor>; N] {
         let [x, weight, grad] = [self.x.clone(), self.weight.clone(), upstream].map(primitive::<Flex>);
-        let ([x, grad], weight) = ([&x, &grad].map(Flat::to_contiguous), forwards(&weight));
-        let (y, w) = (Matrix::rows(&grad), Matrix::new(&weight));
+        let (mut place, mut grad_place, weight) = (None, None, forwards(&weight));
+        let (rows, y, w) = (Matrix::rows_of(&x, &mut place), Matrix::rows_of(&grad, &mut grad_place), Matrix::new(&weight));
         std::array::from_fn(|input| {
             let gradient = || match input {
                 0 => tensor(product(y, w.transposed(), None), shape(&x)),
-                1 => tensor(product(Matrix::rows(&x).transposed(), y, None), vec![w.rows, w.columns]),
+                1 => tensor(product(rows.transposed(), y, None), vec![w.rows, w.columns]),
                 _ => tensor(column_sums(y), vec![y.columns]),
             };
             wanted[input].then(gradient).map(of_backend::<Flex>)
@@ -45,9 +45,9 @@ pub(crate) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Opti
     let inner = [x.clone().inner().into_dispatch(), weight.clone().inner().into_dispatch()];
     let y = {
         let [x, weight] = inner.clone().map(primitive::<Flex>);
-        let (x, weight) = (x.to_contiguous(), forwards(&weight));
+        let (mut place, weight) = (None, forwards(&weight));
         let bias = bias.clone().map(|b| primitive::<Flex>(b.inner().into_dispatch()).to_contiguous());
-        let (rows, columns) = (Matrix::rows(&x), Matrix::new(&weight));
+        let (rows, columns) = (Matrix::rows_of(&x, &mut place), Matrix::new(&weight));
         let mut dims = shape(&x);
         dims[D - 1] = columns.columns;
         let y = tensor(product(rows, columns, bias.as_ref().map(slice)), dims);
@@ -69,8 +69,8 @@ pub(super) fn forwards(x: &Flat) -> Flat {
 
 fn column_sums(y: Matrix<'_>) -> Vec<f32> {
     let mut sums = vec![0.0_f32; y.columns];
-    for row in y.values.chunks_exact(y.columns.max(1)) {
-        for (sum, y) in sums.iter_mut().zip(row) {
+    for row in 0..y.rows {
+        for (sum, y) in sums.iter_mut().zip(y.row(row)) {
             *sum += y;
         }
     }
