@@ -11,6 +11,7 @@ mod linear;
 mod loss;
 mod matrix;
 mod norm;
+mod row;
 mod short_conv;
 mod unit;
 
