@@ -22,6 +22,7 @@ mod scan;
 mod second_output;
 mod short_conv;
 pub(crate) mod simd;
+pub(crate) mod softmax;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ mod tests;
 pub use activation::{gelu, gelu_tanh, product, sigmoid, silu, silu_gate};
 pub use adamw::AdamWStep;
 pub(crate) use cache::TokenCache;
-pub(crate) use custom_gradient::{GradientRule, with_gradient};
+pub(crate) use custom_gradient::{GradientRule, of_backend, primitive, with_gradient};
 pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product};
 pub(crate) use lazy::lazy_param;
 pub use linear::{linear, project};

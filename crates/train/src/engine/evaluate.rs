@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use burn::tensor::Device;
 use regard::blocks::cross_entropy;
 use regard_models::Decoder;
@@ -29,6 +31,23 @@ pub struct Evaluation {
     pub accuracy: Option<f64>,
     /// Number of tokens predicted.
     pub tokens: usize,
+}
+
+/// An evaluation and what it took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// The numbers.
+    #[serde(flatten)]
+    pub evaluation: Evaluation,
+    /// Seconds that the passes over the batches took together.
+    pub seconds: f64,
+}
+
+/// [`evaluate`] with its time.
+pub(super) fn timed(model: &Decoder, batches: &[Batch], bytes: Option<usize>, ignore: Option<usize>, device: &Device) -> Evaluated {
+    let begun = Instant::now();
+    let evaluation = evaluate(model, batches, bytes, ignore, device);
+    Evaluated { evaluation, seconds: begun.elapsed().as_secs_f64() }
 }
 
 /// Evaluates a model over batches, with the bytes of text that they predict, if any.

@@ -77,7 +77,7 @@ impl Learner {
         self.device.seed(self.order.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step as u64 + 1));
         let (grads, loss) = self.gradients(task, step);
         let (grads, norm) = clip(&self.model, grads, self.clip);
-        self.model = self.optimizer.step(rate, self.model.clone(), grads);
+        self.model = self.optimizer.step(rate, self.model.clone(), grads).rebalance();
         StepOutput { loss, norm }
     }
 

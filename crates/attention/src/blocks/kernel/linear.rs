@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::{
     activation::slice,
     matrix::{Matrix, Target},
+    row,
 };
 use crate::blocks::custom_gradient::{GradientRule, of_backend, primitive, with_gradient};
 
@@ -89,9 +90,17 @@ fn tensor(values: Vec<f32>, shape: Vec<usize>) -> Flat {
 fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert_eq!(k, b.rows, "inner sizes");
+    assert!(bias.is_none_or(|bias| n == bias.len()), "one bias per column");
+    if m == 1
+        && k > 0
+        && let Some(mut y) = row_product(a, b)
+    {
+        // Last, as in general products.
+        y.iter_mut().zip(bias.unwrap_or_default()).for_each(|(y, bias)| *y += bias);
+        return y;
+    }
     let mut y = Vec::with_capacity(m * n);
     if let Some(bias) = bias {
-        assert_eq!(n, bias.len(), "one bias per column");
         (0..m).for_each(|_| y.extend_from_slice(bias));
     }
     if k == 0 {
@@ -116,4 +125,24 @@ fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     // SAFETY: the parts have written every element.
     unsafe { y.set_len(m * n) };
     y
+}
+
+/// One row `a` times `b`, parts of the columns side by side; nothing if `b` has neither rows nor columns in one piece.
+fn row_product(a: Matrix<'_>, b: Matrix<'_>) -> Option<Vec<f32>> {
+    let (n, k) = (b.columns, b.rows);
+    if a.column_stride != 1 || (b.column_stride != 1 && b.row_stride != 1) {
+        return None;
+    }
+    let mut y = vec![0.0; n];
+    let tasks = (n * k / TASK).clamp(1, rayon::current_num_threads());
+    let width = n.div_ceil(tasks).max(1);
+    let part = |(task, y): (usize, &mut [f32])| {
+        row::add_product(y, &a.values[..k], b.block(0, k, task * width, y.len()));
+    };
+    if tasks == 1 {
+        y.chunks_mut(width).enumerate().for_each(part);
+    } else {
+        y.par_chunks_mut(width).enumerate().for_each(part);
+    }
+    Some(y)
 }

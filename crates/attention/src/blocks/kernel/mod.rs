@@ -14,6 +14,7 @@ mod loss;
 mod matrix;
 mod norm;
 mod parts;
+mod row;
 mod short_conv;
 mod unit;
 
