@@ -3,7 +3,7 @@
 mod activation;
 mod cache;
 mod custom_gradient;
-mod decayed_product;
+pub(crate) mod decayed_product;
 pub(crate) mod flex;
 mod grouped;
 pub(crate) mod kernel;
@@ -27,7 +27,7 @@ mod tests;
 
 pub use activation::{gelu, gelu_tanh, sigmoid, silu_gate};
 pub(crate) use cache::TokenCache;
-pub(crate) use custom_gradient::{GradientRule, with_gradient};
+pub(crate) use custom_gradient::{GradientRule, of_backend, primitive, with_gradient};
 pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product};
 pub(crate) use lazy::lazy_param;
 pub use linear::{linear, project};
