@@ -58,7 +58,7 @@ impl WithSimd for OverThePast<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { head: &Head { problem, batch, head, tokens }, before, d_o, d_q, past } = self;
+        let Self { head: &Head { problem, batch, index: head, tokens }, before, d_o, d_q, past } = self;
         let [_, _, t, d, e] = problem.sizes;
         let (width, size) = (problem.width(), BLOCK.min(t));
         let mut tile = Tile::new(size, width);
@@ -137,7 +137,7 @@ impl WithSimd for FromTheFuture<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { head: &Head { problem, batch, head, .. }, d_o, targets, past, d_state } = self;
+        let Self { head: &Head { problem, batch, index: head, .. }, d_o, targets, past, d_state } = self;
         let [_, _, t, d, e] = problem.sizes;
         let (width, size, rules) = (problem.width(), BLOCK.min(t), problem.rules);
         let mut tile = Tile::new(size, width);

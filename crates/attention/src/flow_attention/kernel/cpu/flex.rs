@@ -55,7 +55,7 @@ pub(in super::super) fn forward(
         let slices = State { sums: [s0, s1, s2, s3], log_sum_exp, kv }.map(|x: &mut FlexTensor| x.storage_mut::<f32>());
         check_state(&slices.as_ref(), b * h, d, e);
         let run = |(index, state): (usize, State<&mut [f32]>)| {
-            let head = Head { problem: &problem, batch: index / h, head: index % h, tokens: tokens[index / h] };
+            let head = Head { problem: &problem, batch: index / h, index: index % h, tokens: tokens[index / h] };
             // SAFETY: each task has a head of its own.
             unsafe { head.forward(state, &target) };
         };
@@ -98,7 +98,7 @@ pub(in super::super) fn backward(
         let slices = State { sums: [s0, s1, s2, s3], log_sum_exp, kv }.map(|x: &mut FlexTensor| x.storage_mut::<f32>());
         check_state(&slices.as_ref(), b * h, d, e);
         let run = |(index, d_state): (usize, State<&mut [f32]>)| {
-            let head = Head { problem: &problem, batch: index / h, head: index % h, tokens: tokens[index / h] };
+            let head = Head { problem: &problem, batch: index / h, index: index % h, tokens: tokens[index / h] };
             // SAFETY: each task has a head of its own.
             unsafe { head.backward(before.as_ref().head(index, b * h), &d_o, d_state, &targets) };
         };

@@ -60,8 +60,8 @@ impl Tile {
                     d,
                     width,
                     &mut to[..len * width],
-                )
-            };
+                );
+            }
             if let Some(hidden) = problem.hidden(batch, start, len) {
                 for (row, _) in to.chunks_exact_mut(width).zip(hidden).filter(|(_, hidden)| **hidden) {
                     row.fill(0.0);
@@ -129,7 +129,7 @@ impl Tile {
         }
         let masses = [&before[..len], &after[..len]];
         let (parts, kept, source) = (&mut s.part[range.clone()], &mut s.kept[range.clone()], &mut s.source[range]);
-        sources(&rise[..len], &part[..len], masses, n, rules.competition, parts, kept, source);
+        sources([&rise[..len], &part[..len]], masses, n, rules.competition, parts, kept, source);
         if let Some(hidden) = hidden {
             for (source, _) in source.iter_mut().zip(hidden).filter(|(_, hidden)| **hidden) {
                 *source = 0.0;
@@ -264,8 +264,7 @@ vectorised! {
 
 vectorised! {
     fn sources<'a>(
-        rise: &'a [f32],
-        part: &'a [f32],
+        exponents: [&'a [f32]; 2],
         masses: [&'a [f32]; 2],
         n: &'a [f32],
         compete: bool,
@@ -273,6 +272,7 @@ vectorised! {
         kept: &'a mut [f32],
         source: &'a mut [f32],
     ) -> () {
+        let [rise, part] = exponents;
         for t in 0..n.len().min(source.len()) {
             let whole = 1.0 / masses[1][t];
             parts[t] = part[t] * whole;

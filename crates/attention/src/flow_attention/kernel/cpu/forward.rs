@@ -17,7 +17,8 @@ const STEPS: usize = 4;
 pub(super) struct Head<'a> {
     pub(super) problem: &'a Problem<'a>,
     pub(super) batch: usize,
-    pub(super) head: usize,
+    /// Number of the head.
+    pub(super) index: usize,
     /// Tokens before the first.
     pub(super) tokens: f32,
 }
@@ -44,7 +45,7 @@ impl Head<'_> {
     }
 
     unsafe fn steps(&self, running: &mut Running, kv: &mut [f32], o: &Target) {
-        let Self { problem, batch, head, .. } = *self;
+        let Self { problem, batch, index: head, .. } = *self;
         let [_, _, len, d, e] = problem.sizes;
         let width = problem.width();
         let (mut tile, mut scalars) = (Tile::new(len, width), Scalars::new(len));
@@ -82,7 +83,7 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { head: &Head { problem, batch, head, .. }, running, kv, o } = self;
+        let Self { head: &Head { problem, batch, index: head, .. }, running, kv, o } = self;
         let [_, _, t, d, e] = problem.sizes;
         let (width, size) = (problem.width(), BLOCK.min(t));
         let (mut tile, mut scalars) = (Tile::new(size, width), Scalars::new(size));
