@@ -4,7 +4,7 @@ mod activation;
 mod adamw;
 mod cache;
 mod custom_gradient;
-mod decayed_product;
+pub(crate) mod decayed_product;
 pub(crate) mod flex;
 mod grouped;
 pub(crate) mod kernel;
