@@ -1,59 +1,60 @@
-"""One training step of nanoGPT's character model for a CPU: Regard against eager PyTorch, interleaved in one run.
+"""One training step of a small language model: Regard with each mixer against softmax attention in eager PyTorch, interleaved in one run.
 
-    cargo bench -p regard-models --bench training_step --no-run     # prints the path of the program
-    python benches/training_step.py PROGRAM [rounds]
+    cargo bench --workspace --bench training_step --no-run     # prints the path of the program
+    python benches/training_step.py PROGRAM [--setting nanogpt|wide] [--mixers softmax,lightning,…] [--rounds N]
 
-The model: 4 layers, 4 heads, width 128, context 64, batch 12, 65 tokens, LayerNorm without bias, GELU, learned positions, tied head.
+Settings: `nanogpt` is nanoGPT's character model for a CPU (batch 12, context 64, width 128), `wide` has batch 8, context 256 and width 256.
+Both: 4 layers, 4 heads, 65 tokens, LayerNorm without bias, GELU, learned positions, tied head.
 The step: forward, cross entropy, backward, clip to norm 1, AdamW. f32, 2 threads.
 """
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-BATCH, CONTEXT, VOCAB, WIDTH, LAYERS, HEADS = 12, 64, 65, 128, 4, 4
-THREADS = 2
+SETTINGS = {"nanogpt": (12, 64, 128), "wide": (8, 256, 256)}  # as in the program: batch, context, width
+VOCAB, LAYERS, HEADS, THREADS = 65, 4, 4, 2
 
 
 class Norm(nn.Module):
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(WIDTH))
+        self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x):
-        return F.layer_norm(x, (WIDTH,), self.weight, None, 1e-5)
+        return F.layer_norm(x, self.weight.shape, self.weight, None, 1e-5)
 
 
 class Block(nn.Module):
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
-        self.norm1, self.norm2 = Norm(), Norm()
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
-        self.out = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.up = nn.Linear(WIDTH, 4 * WIDTH, bias=False)
-        self.down = nn.Linear(4 * WIDTH, WIDTH, bias=False)
+        self.norm1, self.norm2 = Norm(width), Norm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x):
-        b, t, _ = x.shape
-        q, k, v = (y.view(b, t, HEADS, -1).transpose(1, 2) for y in self.qkv(self.norm1(x)).split(WIDTH, 2))
+        b, t, width = x.shape
+        q, k, v = (y.view(b, t, HEADS, -1).transpose(1, 2) for y in self.qkv(self.norm1(x)).split(width, 2))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(y.transpose(1, 2).reshape(b, t, WIDTH))
+        x = x + self.out(y.transpose(1, 2).reshape(b, t, width))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
 class Model(nn.Module):
-    def __init__(self):
+    def __init__(self, context, width):
         super().__init__()
-        self.embedding, self.positions = nn.Embedding(VOCAB, WIDTH), nn.Embedding(CONTEXT, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
-        self.norm = Norm()
+        self.embedding, self.positions = nn.Embedding(VOCAB, width), nn.Embedding(context, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(LAYERS))
+        self.norm = Norm(width)
         for p in self.parameters():
             if p.dim() > 1:
                 nn.init.normal_(p, std=0.02)
@@ -65,39 +66,53 @@ class Model(nn.Module):
         return F.linear(self.norm(x), self.embedding.weight)
 
 
-def torch_round(steps):
+def torch_round(setting, steps):
+    batch, context, width = SETTINGS[setting]
     torch.manual_seed(0)
-    model = Model()
+    model = Model(context, width)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
-    i = torch.arange(BATCH * (CONTEXT + 1))
-    ids = ((i * i + 7 * i) % VOCAB).view(BATCH, CONTEXT + 1)
+    i = torch.arange(batch * (context + 1))
+    ids = ((i * i + 7 * i) % VOCAB).view(batch, context + 1)
     x, y = ids[:, :-1], ids[:, 1:]
     times = []
-    for step in range(steps + 5):
+    for step in range(steps + 3):
         start = time.perf_counter()
         loss = F.cross_entropy(model(x).reshape(-1, VOCAB), y.reshape(-1))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step >= 5:
+        if step >= 3:
             times.append((time.perf_counter() - start) * 1e3)
     return statistics.median(times)
 
 
-def main():
-    program, rounds, steps = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 7, 60
-    torch.set_num_threads(THREADS)
+def regard_round(program, mixer, setting, steps):
     env = dict(os.environ, RAYON_NUM_THREADS=str(THREADS))
-    ours, theirs, parts = [], [], []
-    for _ in range(rounds):
-        out = json.loads(subprocess.run([program, "softmax", str(steps)], env=env, capture_output=True, text=True, check=True).stdout)
-        ours.append(out["step_ms"])
-        parts.append(out)
-        theirs.append(torch_round(steps))
-    a, b = statistics.median(ours), statistics.median(theirs)
-    part = {k: round(statistics.median(p[k] for p in parts), 2) for k in ("forward_ms", "backward_ms", "update_ms")}
-    print(json.dumps({"regard_ms": round(a, 2), "torch_ms": round(b, 2), "ratio": round(a / b, 3), "torch": torch.__version__, **part}))
+    command = [program, mixer, setting, str(steps)]
+    return json.loads(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("--setting", choices=SETTINGS, default="nanogpt")
+    parser.add_argument("--mixers", default="softmax")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20)
+    args = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    mixers = args.mixers.split(",")
+    ours, theirs = {mixer: [] for mixer in mixers}, []
+    for _ in range(args.rounds):
+        theirs.append(torch_round(args.setting, args.steps))
+        for mixer in mixers:
+            ours[mixer].append(regard_round(args.program, mixer, args.setting, args.steps))
+    peer = statistics.median(theirs)
+    print(json.dumps({"setting": args.setting, "torch": torch.__version__, "torch_softmax_ms": round(peer, 2)}))
+    for mixer, rounds in ours.items():
+        step = statistics.median(r["step_ms"] for r in rounds)
+        print(json.dumps({"mixer": mixer, "ratio": round(step / peer, 3), "step_ms": round(step, 2)}))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ pub const MECHANISMS: &[Entry] = &[
         direction: Direction::Both,
         time: "TKV",
         state: "KV+4K",
-        kernels: &[],
+        kernels: &["cpu"],
         page: include_str!("flow_attention/README.md"),
     },
     Entry {

@@ -143,6 +143,12 @@ impl Model {
         }
     }
 
+    /// [`Decoder::rebalance`] where there are routers; any other network as it is.
+    #[must_use]
+    pub fn rebalance(self) -> Self {
+        if let Self::Decoder(model) = self { Self::Decoder(model.rebalance()) } else { self }
+    }
+
     /// The language model, if it is one.
     pub fn decoder(&self) -> Option<&Decoder> {
         if let Self::Decoder(model) = self { Some(model) } else { None }

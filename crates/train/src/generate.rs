@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -79,8 +81,26 @@ impl Sampling {
     }
 }
 
+/// What [`generate`] wrote, and what it took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generated {
+    /// The text without the prompt.
+    pub text: String,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens written.
+    pub tokens: usize,
+    /// Seconds for the prompt.
+    pub prompt_seconds: f64,
+    /// Seconds per token written, drawing included: the mean over all but the last, behind which the model does not go on. Nothing for
+    /// fewer than two.
+    pub token_seconds: Option<f64>,
+    /// Bytes of the model's state at the end.
+    pub state_bytes: usize,
+}
+
 /// Continues `prompt` by `tokens` tokens, one at a time behind the model's state; an empty prompt starts with a new line, or the first
-/// token. `on_text` gets the text as it grows; the whole, without the prompt, is returned.
+/// token. `on_text` gets the text as it grows.
 ///
 /// Where learned positions end, the model goes on with the last half of what they hold.
 ///
@@ -93,7 +113,7 @@ pub fn generate(
     tokens: usize,
     sampling: &Sampling,
     on_text: &mut dyn FnMut(&str),
-) -> Result<String> {
+) -> Result<Generated> {
     sampling.validate()?;
     let mut ids = tokenizer.encode_prompt(prompt)?;
     if ids.is_empty() {
@@ -106,12 +126,17 @@ pub fn generate(
     let mut text = Text::default();
     let prompt_length = ids.len();
     let mut state = model.state(1);
+    let begun = Instant::now();
     let mut logits = restart(model, &ids, limit, &mut state, &device)?;
+    let prompt_seconds = begun.elapsed().as_secs_f64();
+    let begun = Instant::now();
+    let mut token_seconds = None;
     for number in 1..=tokens {
         let id = sampling.draw(&logits, &mut generator);
         ids.push(id);
         text.grow(&tokenizer.decode(&ids[prompt_length..]), on_text);
         if number == tokens {
+            token_seconds = (tokens > 1).then(|| begun.elapsed().as_secs_f64() / (tokens - 1) as f64);
             break;
         }
         logits = if limit.is_some_and(|limit| state.position >= limit) {
@@ -122,7 +147,14 @@ pub fn generate(
             read(model.step(next, &mut state)?)
         };
     }
-    Ok(text.finish(&tokenizer.decode(&ids[prompt_length..]), on_text))
+    Ok(Generated {
+        text: text.finish(&tokenizer.decode(&ids[prompt_length..]), on_text),
+        prompt_tokens: prompt_length,
+        tokens,
+        prompt_seconds,
+        token_seconds,
+        state_bytes: state.bytes(),
+    })
 }
 
 /// Takes in the last tokens that leave room for others, and returns the logits behind them.

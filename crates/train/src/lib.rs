@@ -11,10 +11,10 @@ pub mod tasks;
 mod tokenizer;
 
 pub use engine::{
-    Budget, Dashboard, EvalConfig, EvalRecord, Evaluation, Event, Hooks, LogLines, MemoryMeter, Observer, OptimizerConfig, Outcome, Record,
-    Run, RunConfig, ScheduleKind, Split, Start, Status, StepCost, StepRecord, TrainConfig, Trainer, measure_step,
+    Budget, Dashboard, EvalConfig, EvalRecord, Evaluated, Evaluation, Event, Hooks, LogLines, MemoryMeter, Observer, OptimizerConfig,
+    Outcome, Record, Run, RunConfig, ScheduleKind, Split, Start, Status, StepCost, StepRecord, TrainConfig, Trainer, measure_step,
 };
 pub use error::{Error, Result};
-pub use generate::{Sampling, generate};
+pub use generate::{Generated, Sampling, generate};
 pub use tasks::{ClassifyConfig, ControlConfig, ForecastConfig, ListOpsConfig, LmConfig, RecallConfig, SeriesConfig, Task, TaskConfig};
 pub use tokenizer::Tokenizer;

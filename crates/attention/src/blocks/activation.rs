@@ -12,6 +12,20 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     activation::gelu_approximate(x)
 }
 
+/// `x / (1 + exp(−x))`
+pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if kernel::on_cpu(&x.device(), x.dtype()) { kernel::silu(x) } else { activation::silu(x) }
+}
+
+/// `a ⊙ b`
+///
+/// # Panics
+/// If the shapes differ.
+pub fn product<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    assert_eq!(a.dims(), b.dims(), "shapes of the factors");
+    if kernel::on_cpu(&a.device(), a.dtype()) { kernel::product(a, b) } else { a * b }
+}
+
 /// `SiLU(gate) ⊙ x`, the gate of SwiGLU.
 pub fn silu_gate<const D: usize>(gate: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
     if kernel::on_cpu(&x.device(), x.dtype()) { kernel::silu_gate(gate, x) } else { activation::silu(gate) * x }

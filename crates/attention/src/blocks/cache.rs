@@ -1,4 +1,4 @@
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
 /// Rows of the tokens so far in a buffer that doubles when it is full: a token is written in place, and what reads it reads the filled
 /// part where it lies. A clone shares the buffer until one of the two writes.
@@ -21,6 +21,15 @@ impl TokenCache {
     /// Number of tokens so far.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// `[B, G, capacity, width]`
+    pub(crate) fn dims(&self) -> [usize; 4] {
+        self.buffer.dims()
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.buffer.dtype()
     }
 
     /// Adds the rows of the next tokens, `[B, G, T, width]`, and gives those of all tokens.

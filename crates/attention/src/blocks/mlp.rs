@@ -6,7 +6,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    activation::{gelu, gelu_tanh, silu_gate},
+    activation::{gelu, gelu_tanh, product, silu_gate},
     linear::project,
 };
 use crate::{Error, Result};
@@ -92,7 +92,7 @@ impl Mlp {
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
         let inner = match (&self.gate, self.kind) {
             (Some(gate), MlpKind::SwiGlu) => silu_gate(project(gate, x.clone()), project(&self.up, x)),
-            (Some(gate), _) => project(gate, x.clone()) * project(&self.up, x),
+            (Some(gate), _) => product(project(gate, x.clone()), project(&self.up, x)),
             (None, MlpKind::GeluTanh) => gelu_tanh(project(&self.up, x)),
             (None, _) => gelu(project(&self.up, x)),
         };

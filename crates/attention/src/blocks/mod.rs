@@ -1,9 +1,10 @@
 //! What mechanisms and models share: norms, gated linear units, mixtures of experts, short convolutions, positions, packed sequences.
 
 mod activation;
+mod adamw;
 mod cache;
 mod custom_gradient;
-mod decayed_product;
+pub(crate) mod decayed_product;
 pub(crate) mod flex;
 mod grouped;
 pub(crate) mod kernel;
@@ -21,13 +22,15 @@ mod scan;
 mod second_output;
 mod short_conv;
 pub(crate) mod simd;
+pub(crate) mod softmax;
 mod split;
 #[cfg(test)]
 mod tests;
 
-pub use activation::{gelu, gelu_tanh, sigmoid, silu_gate};
+pub use activation::{gelu, gelu_tanh, product, sigmoid, silu, silu_gate};
+pub use adamw::AdamWStep;
 pub(crate) use cache::TokenCache;
-pub(crate) use custom_gradient::{GradientRule, with_gradient};
+pub(crate) use custom_gradient::{GradientRule, of_backend, primitive, with_gradient};
 pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product};
 pub(crate) use lazy::lazy_param;
 pub use linear::{linear, project};

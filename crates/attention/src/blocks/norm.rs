@@ -5,7 +5,7 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::kernel;
+use super::{kernel, product};
 
 /// `y = x / sqrt(mean(x²) + ε)` over the last axis, without a weight (SRMSNorm). Statistics in f32 at least.
 ///
@@ -55,7 +55,7 @@ pub fn l2_norm<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
 /// - `x`, `gate`: `[…, n]`; `gamma` γ: `[n]`; output: as `x`
 pub fn gated_rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, gate: Tensor<D>, epsilon: f64) -> Tensor<D> {
     if kernel::on_cpu(&x.device(), x.dtype()) && !x.dims().contains(&0) {
-        return kernel::gated_norm(x, gamma, gate, epsilon);
+        return kernel::gated_norm(x, gamma, gate, epsilon, true);
     }
     normalise(x, Some(gamma), epsilon, false) * activation::sigmoid(gate)
 }
@@ -111,5 +111,17 @@ impl Norm {
             Some(beta) => y + beta.val().unsqueeze(),
             None => y,
         }
+    }
+
+    /// `gate ⊙` the normalised last axis.
+    ///
+    /// # Shapes
+    /// - `x`, `gate`: `[…, width]`; output: the same
+    pub fn forward_gated<const D: usize>(&self, x: Tensor<D>, gate: Tensor<D>) -> Tensor<D> {
+        if self.center || self.beta.is_some() || !kernel::on_cpu(&x.device(), x.dtype()) || x.dims().contains(&0) {
+            return product(gate, self.forward(x));
+        }
+        let gamma = self.gamma.as_ref().map_or_else(|| Tensor::ones([x.dims()[D - 1]], &x.device()), Param::val);
+        kernel::gated_norm(x, gamma, gate, self.epsilon, false)
     }
 }

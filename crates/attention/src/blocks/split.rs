@@ -2,7 +2,10 @@ use std::sync::{Arc, Mutex};
 
 use burn::{backend::DispatchTensor, tensor::Tensor};
 
-use super::custom_gradient::{GradientRule, with_gradient};
+use super::{
+    custom_gradient::{GradientRule, with_gradient},
+    kernel,
+};
 
 /// `x` cut along `axis` into parts of `lengths`, which are views. The gradients of the parts are joined in one pass; Burn's `narrow`
 /// fills a tensor of the size of `x` with zeros for each part and adds them up.
@@ -46,7 +49,11 @@ impl<const D: usize, const N: usize> GradientRule<1> for Joint<D, N> {
             // A part that the loss does not depend on has sent nothing.
             gradient.take().unwrap_or_else(|| Tensor::zeros(shape, (&upstream.device(), upstream.dtype())))
         });
-        [Some(Tensor::cat(parts.collect(), self.axis).into_dispatch())]
+        let parts: Vec<Tensor<D>> = parts.collect();
+        // Burn's `cat` copies on one thread.
+        let on_cpu = parts.iter().all(|part| kernel::on_cpu(&part.device(), part.dtype()));
+        let whole = if on_cpu && self.axis == D - 1 { kernel::join(&parts) } else { Tensor::cat(parts, self.axis) };
+        [Some(whole.into_dispatch())]
     }
 }
 

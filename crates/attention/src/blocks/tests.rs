@@ -3,7 +3,10 @@
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use regard_testkit::{Draw, Sampler, assert_close, cpu, sweep};
 
-use super::{cross_entropy, gated_rms_norm, gelu, kernel, l2_norm, linear, linear_cross_entropy, sigmoid, silu_gate, split, srms_norm};
+use super::{
+    NormKind, cross_entropy, gated_rms_norm, gelu, kernel, l2_norm, linear, linear_cross_entropy, product, sigmoid, silu, silu_gate, split,
+    srms_norm,
+};
 
 /// Runs `f` on the draws in f32 and in f64 and compares the output and the gradient of each input.
 fn agree<const D: usize, const O: usize>(what: &str, sampler: &mut Sampler, inputs: &[Draw<D>], f: impl Fn(&[Tensor<D>]) -> Tensor<O>) {
@@ -31,11 +34,17 @@ fn agree<const D: usize, const O: usize>(what: &str, sampler: &mut Sampler, inpu
 
 #[test]
 fn activations_and_gates_agree_with_tensor_operations() {
-    sweep("gelu, sigmoid and silu_gate", 60, |s| {
+    sweep("activations and gates", 60, |s| {
         let shape = [s.size(1, 5), s.size(1, 700), s.size(1, 40)];
         let (a, b) = (s.tensor(shape, -6.0, 6.0), s.tensor(shape, -3.0, 3.0));
         agree("gelu", s, std::slice::from_ref(&a), |x| gelu(x[0].clone()));
         agree("sigmoid", s, std::slice::from_ref(&a), |x| sigmoid(x[0].clone()));
+        agree("silu", s, std::slice::from_ref(&a), |x| silu(x[0].clone()));
+        // Views: rows of a wider tensor, and rows that are not equally far apart.
+        let right = shape[2] / 2;
+        agree("silu of a part", s, std::slice::from_ref(&a), |x| silu(x[0].clone().narrow(2, right, shape[2] - right)));
+        agree("silu of swapped axes", s, std::slice::from_ref(&a), |x| silu(x[0].clone().swap_dims(0, 1).narrow(1, 0, 1)));
+        agree("product", s, &[a.clone(), b.clone()], |x| product(x[0].clone(), x[1].clone().swap_dims(1, 2).swap_dims(1, 2)));
         agree("silu_gate", s, &[a, b], |x| silu_gate(x[0].clone(), x[1].clone()));
     });
 }
@@ -53,6 +62,10 @@ fn norms_agree_with_tensor_operations() {
         agree("gated_rms_norm", s, &[x.clone(), gate], |x| {
             let gamma = Tensor::ones([width], (&x[0].device(), x[0].dtype())) * 1.5;
             gated_rms_norm(x[0].clone(), gamma, x[1].clone(), 1e-5)
+        });
+        let gate = s.tensor([rows, width], -6.0, 6.0);
+        agree("a norm with a gate", s, &[x.clone(), gate], |x| {
+            NormKind::SimpleRms.init(width, 1e-5, &x[0].device()).forward_gated(x[0].clone(), x[1].clone())
         });
         let gamma = s.tensor([1, width], 0.5, 1.5);
         agree("gated_rms_norm, the weight", s, &[gamma], |gamma| {
@@ -94,8 +107,10 @@ fn strided_views_give_what_contiguous_tensors_give() {
 
 #[test]
 fn linear_maps_agree_with_tensor_operations_however_the_weight_lies() {
-    sweep("linear", 80, |s| {
-        let (rows, n, m) = (s.size(0, 300), s.size(1, 150), s.size(1, 150));
+    sweep("linear", 120, |s| {
+        // One row, as in decoding, goes its own way, wide ones on several threads.
+        let [rows, n, m] =
+            if s.size(0, 2) == 0 { [1, s.size(1, 900), s.size(1, 900)] } else { [s.size(0, 300), s.size(1, 150), s.size(1, 150)] };
         let transposed = s.flip();
         let weight = if transposed { [m, n] } else { [n, m] };
         let (x, w, b) = (s.tensor([rows, n], -1.0, 1.0), s.tensor(weight, -0.2, 0.2), s.tensor([1, m], -1.0, 1.0));

@@ -1,6 +1,7 @@
 use burn::tensor::{Bool, DType, Device, Int, Tensor, activation};
 
 use super::{
+    kernel,
     options::{FlowOptions, check_shapes, column, wide, without},
     runs::{StateGradient, advance_by_runs, run_length},
 };
@@ -27,8 +28,9 @@ pub(super) const BLOCK: usize = 64;
 /// ```
 ///
 /// with q, k after the feature map. Sums run in blocks, and the last one is the tiled product of linear attention:
-/// O(T·(C·(D + E) + D·E)) time with blocks of C tokens; no T×T matrix and no sum of outer products per token. Long sequences go in runs,
-/// and training keeps the state before each of them alone.
+/// O(T·(C·(D + E) + D·E)) time with blocks of C tokens; no T×T matrix and no sum of outer products per token. In f32 on the CPU (f16 and
+/// bf16 too) by a fused kernel, which keeps nothing for the backward pass but its arguments. Elsewhere long sequences go in runs, and
+/// training keeps the state before each of them alone.
 ///
 /// # Shapes
 /// - `q`, `k`: `[B, H, T, D]`; `v`: `[B, H, T, E]`
@@ -94,7 +96,8 @@ impl FlowState {
         self.attend([q, k, v], options, StateGradient::Computed)
     }
 
-    /// The output of the next token of each sequence, O(D·E) whatever came before: [`Self::prefill`] of one token.
+    /// The output of the next token of each sequence, O(D·E) whatever came before: [`Self::prefill`] of one token. On the CPU in f32 and
+    /// without autodiff, a state that nobody else holds changes where it lies.
     ///
     /// # Shapes
     /// - `q`, `k`: `[B, H, D]`; `v`: `[B, H, E]`; output: `[B, H, E]`
@@ -128,7 +131,9 @@ impl FlowState {
         }
         let qkv = [q, k, v].map(|x| x.cast(self.kv.dtype()));
         let run = run_length(b * h);
-        let o = if t <= run {
+        let o = if kernel::takes(&qkv[0]) {
+            kernel::advance(self, qkv, hidden.as_ref(), options, state_gradient)
+        } else if t <= run {
             self.advance(qkv, hidden.as_ref(), options)
         } else {
             advance_by_runs(self, qkv, hidden, options, run, state_gradient)
@@ -136,7 +141,7 @@ impl FlowState {
         Ok(o.cast(dtype))
     }
 
-    /// The outputs of the next tokens, all at once: arguments checked, T ≥ 1, in the float type of the state.
+    /// The outputs of the next tokens, all at once and in tensor operations: arguments checked, T ≥ 1, in the float type of the state.
     pub(super) fn advance(&mut self, qkv: [Tensor<4>; 3], hidden: Option<&Tensor<4, Bool>>, options: &FlowOptions) -> Tensor<4> {
         let [q, k, v] = qkv;
         let FlowOptions { eps, .. } = *options;
@@ -187,6 +192,11 @@ impl FlowState {
 }
 
 impl FlowState {
+    /// The state of these [`sums`](Self::sums) over so many tokens.
+    pub(super) fn of([sum_k, sum_q, sum_k_outgoing, sum_q_incoming, log_sum_exp, kv]: [Tensor<4>; 6], tokens: Tensor<4>) -> Self {
+        Self { sum_k, sum_q, sum_k_outgoing, sum_q_incoming, log_sum_exp, kv, tokens }
+    }
+
     /// The sums that gradients flow through: all but the number of tokens.
     pub(super) fn sums(&self) -> [&Tensor<4>; 6] {
         [&self.sum_k, &self.sum_q, &self.sum_k_outgoing, &self.sum_q_incoming, &self.log_sum_exp, &self.kv]
@@ -194,8 +204,7 @@ impl FlowState {
 
     /// This state with other [`sums`](Self::sums).
     pub(super) fn with_sums(&self, sums: [Tensor<4>; 6]) -> Self {
-        let [sum_k, sum_q, sum_k_outgoing, sum_q_incoming, log_sum_exp, kv] = sums;
-        Self { sum_k, sum_q, sum_k_outgoing, sum_q_incoming, log_sum_exp, kv, tokens: self.tokens.clone() }
+        Self::of(sums, self.tokens.clone())
     }
 
     pub(super) fn map(&self, f: impl Fn(Tensor<4>) -> Tensor<4>) -> Self {

@@ -2,6 +2,7 @@
 
 mod causal;
 mod fused;
+mod kernel;
 mod layer;
 mod op;
 mod options;

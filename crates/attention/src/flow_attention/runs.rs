@@ -101,20 +101,20 @@ pub(super) fn advance_by_runs(
 
 /// The shapes of an output and of the sums after it, and how they lie in one row.
 #[derive(Clone, Debug)]
-struct Row([[usize; 4]; 7]);
+pub(super) struct Row([[usize; 4]; 7]);
 
 impl Row {
-    fn of(o: &Tensor<4>, state: &FlowState) -> Self {
+    pub(super) fn of(o: &Tensor<4>, state: &FlowState) -> Self {
         let [a, b, c, d, e, f] = state.sums().map(Tensor::dims);
         Self([o.dims(), a, b, c, d, e, f])
     }
 
-    fn join(o: Tensor<4>, state: &FlowState) -> Tensor<1> {
+    pub(super) fn join(o: Tensor<4>, state: &FlowState) -> Tensor<1> {
         let sums = state.sums().map(|x| x.clone().reshape([-1]));
         Tensor::cat(std::iter::once(o.reshape([-1])).chain(sums).collect(), 0)
     }
 
-    fn split(&self, row: &Tensor<1>) -> (Tensor<4>, [Tensor<4>; 6]) {
+    pub(super) fn split(&self, row: &Tensor<1>) -> (Tensor<4>, [Tensor<4>; 6]) {
         let mut start = 0;
         let [o, a, b, c, d, e, f] = self.0.map(|shape| {
             let length = shape.iter().product();

@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+pub mod dplr;
 mod gate;
 mod kernel;
 mod layer;

@@ -86,7 +86,7 @@ pub fn kimi_delta(
 }
 
 /// The type of states and of the arithmetic.
-fn state_type(dtype: DType) -> DType {
+pub(super) fn state_type(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, LayerPlace, MixerMemory, Result, SequenceMixer,
-    blocks::{Norm, NormKind, TokenCache, project, rotary},
-    softmax_attention::{SoftmaxOptions, softmax_attention},
+    blocks::{
+        Norm, NormKind, TokenCache, project, rotary,
+        softmax::{SoftmaxOptions, softmax_attention},
+    },
 };
 
 const OP: &str = "latent";
@@ -146,6 +148,23 @@ impl LatentState {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Adds tokens by what is kept of them, `[B, 1, T, rank + r]`: their latent vectors, after the norm, and beside them the shared
+    /// parts of their keys. For a cache that was filled elsewhere.
+    ///
+    /// # Errors
+    /// If the tokens are of another shape or float type than those of this state.
+    pub fn extend(&mut self, kept: Tensor<4>) -> Result<()> {
+        let ([b, g, _, width], [batch, heads, _, own]) = (kept.dims(), self.cache.dims());
+        if [b, g, width] != [batch, heads, own] || kept.dtype() != self.cache.dtype() {
+            let want = format!("of shape [{batch}, {heads}, T, {own}] in {:?}", self.cache.dtype());
+            return Err(Error::argument(OP, "kept", want, format!("{:?} in {:?}", kept.dims(), kept.dtype())));
+        }
+        if kept.dims()[2] > 0 {
+            self.cache.append(kept);
+        }
+        Ok(())
     }
 }
 

@@ -8,7 +8,10 @@ use super::{
     DecayRule, LrpeConfig,
     layer::{Gate, Lightning},
 };
-use crate::{Error, LayerPlace, Result, blocks::NormKind};
+use crate::{
+    Error, LayerPlace, Result,
+    blocks::{NormKind, silu},
+};
 
 /// What a layer knows of positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +63,7 @@ impl Activation {
     /// Applies it elementwise.
     pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
-            Self::Silu => activation::silu(x),
+            Self::Silu => silu(x),
             Self::OnePlusElu => activation::elu(x, 1.0) + 1.0,
             Self::None => x,
         }

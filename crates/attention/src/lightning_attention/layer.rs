@@ -1,13 +1,13 @@
 use burn::{
     module::Module,
     nn::Linear,
-    tensor::{Bool, DType, Int, Tensor, activation},
+    tensor::{Bool, DType, Int, Tensor},
 };
 
 use super::{Activation, LightningOpts, Lrpe, lightning_attention, lightning_step};
 use crate::{
     MixerMemory, SequenceMixer,
-    blocks::{Norm, project, split},
+    blocks::{Norm, project, sigmoid, split},
 };
 
 /// The gated linear attention of TransNormerLLM: `y = W_o (u ⊙ Norm(LightningAttention(q, k, v)))`.
@@ -46,7 +46,7 @@ pub struct Gate {
 impl Gate {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let gate = project(&self.second, project(&self.first, x));
-        if self.sigmoid { activation::sigmoid(gate) } else { gate }
+        if self.sigmoid { sigmoid(gate) } else { gate }
     }
 }
 
@@ -104,12 +104,12 @@ impl Lightning {
 
     fn output(&self, attended: Tensor<4>, gate: Option<Tensor<3>>) -> Tensor<3> {
         let [b, _, t, _] = attended.dims();
-        let y = self.norm.forward(attended.swap_dims(1, 2).reshape([b, t, self.width()]));
+        let y = attended.swap_dims(1, 2).reshape([b, t, self.width()]);
         project(
             &self.out_proj,
             match gate {
-                Some(gate) => gate * y,
-                None => y,
+                Some(gate) => self.norm.forward_gated(y, gate),
+                None => self.norm.forward(y),
             },
         )
     }

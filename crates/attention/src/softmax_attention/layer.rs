@@ -5,13 +5,14 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    op::{SoftmaxOptions, softmax_attention},
-    state::SoftmaxState,
-};
+use super::state::SoftmaxState;
 use crate::{
     Error, LayerPlace, Result, SequenceMixer,
-    blocks::{project, rotary, split},
+    blocks::{
+        project, rotary,
+        softmax::{SoftmaxOptions, softmax_attention},
+        split,
+    },
 };
 
 /// Configuration of [`SoftmaxAttention`].

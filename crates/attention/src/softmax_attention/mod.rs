@@ -1,13 +1,11 @@
 #![doc = include_str!("README.md")]
 
-mod kernel;
 mod layer;
-mod op;
 pub mod reference;
 mod state;
 #[cfg(test)]
 mod tests;
 
+pub use crate::blocks::softmax::{SoftmaxOptions, softmax_attention};
 pub use layer::{SoftmaxAttention, SoftmaxAttentionConfig};
-pub use op::{SoftmaxOptions, softmax_attention};
 pub use state::SoftmaxState;

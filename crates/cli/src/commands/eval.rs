@@ -10,6 +10,7 @@ use regard_train::{
 use crate::{
     device::DeviceArg,
     failure::Failure,
+    memory::METER,
     output::{Output, facts},
 };
 
@@ -52,14 +53,23 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     let run = Run::open(&args.run)?;
     let device = args.device.device.open()?;
     let tokens = args.tokens.unwrap_or(usize::MAX);
-    let evaluation = match &args.data {
+    let evaluated = match &args.data {
         Some(source) => run.evaluate_text(&device, &text(source, args.split)?, tokens)?,
         None => run.evaluate(&device, args.split.into(), tokens)?,
     };
+    let (tokens, seconds, peak) = (evaluated.evaluation.tokens as f64, evaluated.seconds, (METER.peak)());
     if args.json {
-        return output.json(&evaluation);
+        let mut object = serde_json::to_value(&evaluated.evaluation).map_err(|e| Failure::new(format!("JSON: {e}")))?;
+        object["seconds"] = seconds.into();
+        object["token_seconds"] = (seconds / tokens).into();
+        object["peak_bytes"] = peak.into();
+        return output.json(&object);
     }
-    output.data(&facts(&rows(&evaluation)))
+    let mut rows = rows(&evaluated.evaluation);
+    let per_token = Quantity::Seconds.text(seconds / tokens, 3);
+    rows.push(("time per token", format!("{per_token} ({} tokens/s)", Quantity::Count.text(tokens / seconds, 3))));
+    rows.push(("peak memory", Quantity::Bytes.text(peak as f64, 3)));
+    output.data(&facts(&rows))
 }
 
 impl From<SplitName> for Split {

@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 
-use regard_train::{Run, Sampling, generate};
+use regard_train::{Generated, Run, Sampling, generate, report::Quantity};
 use serde_json::json;
 
-use crate::{device::DeviceArg, failure::Failure, output::Output};
+use crate::{device::DeviceArg, failure::Failure, memory::METER, output::Output};
 
 /// Write text with a trained model
 ///
@@ -51,13 +51,23 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     let model = run.decoder(&args.device.device.open()?)?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     if args.json {
-        let text = generate(&model, tokenizer, &args.prompt, args.tokens, &sampling, &mut |_| {})?;
-        return output.json(&json!({ "prompt": args.prompt, "text": text, "tokens": args.tokens, "seed": args.seed }));
+        let generated = generate(&model, tokenizer, &args.prompt, args.tokens, &sampling, &mut |_| {})?;
+        return output.json(&json!({
+            "prompt": args.prompt,
+            "text": generated.text,
+            "tokens": generated.tokens,
+            "seed": args.seed,
+            "prompt_tokens": generated.prompt_tokens,
+            "prompt_seconds": generated.prompt_seconds,
+            "token_seconds": generated.token_seconds,
+            "state_bytes": generated.state_bytes,
+            "peak_bytes": (METER.peak)(),
+        }));
     }
     let mut result = Ok(());
     // The prompt comes with the first piece: a prompt that is refused is no result.
     let mut prompt = Some(args.prompt.as_str());
-    generate(&model, tokenizer, &args.prompt, args.tokens, &sampling, &mut |piece| {
+    let generated = generate(&model, tokenizer, &args.prompt, args.tokens, &sampling, &mut |piece| {
         for text in prompt.take().into_iter().chain([piece]) {
             if result.is_ok() {
                 result = output.stream(text);
@@ -66,5 +76,23 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     })?;
     result?;
     output.stream(prompt.unwrap_or_default())?;
-    output.data("")
+    output.data("")?;
+    output.note(&cost(&generated));
+    Ok(())
+}
+
+/// What the text took, for people.
+fn cost(generated: &Generated) -> String {
+    let (time, bytes) = (|seconds| Quantity::Seconds.text(seconds, 3), |bytes| Quantity::Bytes.text(bytes as f64, 3));
+    let per_token = match generated.token_seconds {
+        Some(seconds) => format!("{} per token ({} tokens/s), ", time(seconds), Quantity::Count.text(1.0 / seconds, 3)),
+        None => String::new(),
+    };
+    format!(
+        "{per_token}prompt of {} tokens in {}; state {}, peak memory {}",
+        generated.prompt_tokens,
+        time(generated.prompt_seconds),
+        bytes(generated.state_bytes),
+        bytes((METER.peak)())
+    )
 }

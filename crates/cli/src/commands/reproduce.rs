@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// Seeds of each training, instead of the claim's own number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: Option<u64>,
+    /// Trainings at once, each on its share of the threads [default: one per thread]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    jobs: Option<u64>,
     #[command(flatten)]
     device: DeviceArg,
     /// The folder of the results
@@ -66,8 +69,9 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         (_, true) => Scale::Full,
         _ => Scale::Standard,
     };
-    let config = ReproduceConfig { claims: claims(args)?, scale, seeds: args.seeds.map(|seeds| seeds as usize) };
     let device = args.device.device.open()?;
+    let [seeds, jobs] = [args.seeds, args.jobs].map(|number| number.map(|number| number as usize));
+    let config = ReproduceConfig { claims: claims(args)?, scale, seeds, jobs };
     let stop = interrupt::catch()?;
     let mut log = (!output.is_quiet()).then(|| ReproduceLog::new(io::stderr(), EVERY));
     let context = Context {

@@ -99,7 +99,7 @@ fn write_report(outcome: &Outcome, device: &Device) -> Result<PathBuf, Failure> 
     let run = Run::open(&outcome.dir)?;
     let sample = match run.tokenizer() {
         Some(tokenizer) if outcome.status != Status::Interrupted => {
-            let text = generate(&run.decoder(device)?, tokenizer, "", SAMPLE_TOKENS, &Sampling::default(), &mut |_| {})?;
+            let text = generate(&run.decoder(device)?, tokenizer, "", SAMPLE_TOKENS, &Sampling::default(), &mut |_| {})?.text;
             Some((String::new(), text))
         }
         _ => None,

@@ -115,7 +115,9 @@ fn a_trained_model_is_evaluated_and_writes_text() {
     let result = place.json(&["eval", "run", "--json"]);
     let difference = result["loss"].as_f64().unwrap() - trained["val_loss"].as_f64().unwrap();
     assert!(difference.abs() < 1e-5, "{result} {trained}");
-    assert!(place.stdout(&["eval", "run", "--split", "train", "--tokens", "100"]).contains("perplexity"));
+    let facts = place.stdout(&["eval", "run", "--split", "train", "--tokens", "100"]);
+    assert!(["perplexity", "time per token", "peak memory"].iter().all(|part| facts.contains(part)), "{facts}");
+    assert!(["token_seconds", "peak_bytes"].iter().all(|key| result[key].as_f64().unwrap() > 0.0), "{result}");
     place.write("other.txt", "the dog sat on the cat. ".repeat(20));
     assert!(place.json(&["eval", "run", "--data", "other.txt", "--json"])["bits_per_byte"].as_f64().unwrap() > 0.0);
 
@@ -126,6 +128,11 @@ fn a_trained_model_is_evaluated_and_writes_text() {
     let object = place.json(&[write.as_slice(), &["--json"]].concat());
     assert_eq!(object["prompt"], "the cat");
     assert_eq!(format!("the cat{}\n", object["text"].as_str().unwrap()), once);
+    for key in ["prompt_tokens", "prompt_seconds", "token_seconds", "state_bytes", "peak_bytes"] {
+        assert!(object[key].as_f64().unwrap() > 0.0, "{key}: {object}");
+    }
+    let cost = text(&place.run(&write).stderr);
+    assert!(["per token", "tokens/s", "state", "peak memory"].iter().all(|part| cost.contains(part)), "{cost}");
 }
 
 fn spawn(place: &Place, args: &[&str]) -> Child {

@@ -44,6 +44,10 @@ impl Block {
         x + self.dropout.forward(update)
     }
 
+    pub(super) fn rebalance(self) -> Self {
+        Self { mlp: self.mlp.rebalance(), ..self }
+    }
+
     /// The next tokens `[B, T, D]` behind `state`.
     pub fn prefill(&self, x: Tensor<3>, state: &mut MixerState) -> Tensor<3> {
         let x = x.clone() + self.mixer.prefill(self.mixer_norm.forward(x), state);

@@ -39,6 +39,17 @@ impl ChannelMixer {
         }
     }
 
+    /// Moves the biases of the routers, if there are any, towards an even load of the experts: see [`Moe::rebalance_by_training`].
+    pub(super) fn rebalance(self) -> Self {
+        match self {
+            Self::Dense(mlp) => Self::Dense(mlp),
+            Self::Moe(mut moe) => {
+                moe.rebalance_by_training();
+                Self::Moe(moe)
+            }
+        }
+    }
+
     /// Weights that gradients train.
     pub(super) fn trained(&self) -> usize {
         match self {

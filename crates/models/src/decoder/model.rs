@@ -124,6 +124,14 @@ impl Decoder {
         Ok(self.logits(x.unsqueeze_dim::<3>(1)).squeeze_dim(1))
     }
 
+    /// Moves the biases of all routers towards an even load of their experts, after a step of the optimiser: see
+    /// [`Moe::rebalance_by_training`](regard::blocks::Moe::rebalance_by_training).
+    #[must_use]
+    pub fn rebalance(mut self) -> Self {
+        self.blocks = self.blocks.into_iter().map(Block::rebalance).collect();
+        self
+    }
+
     /// Number of trained weights. The biases of routers, which no gradient trains, are not counted.
     pub fn params(&self) -> usize {
         self.num_params() - self.blocks.iter().map(|b| b.mlp.num_params() - b.mlp.trained()).sum::<usize>()

@@ -138,7 +138,7 @@ impl Runs<'_> {
             None => self.prompt(tokenizer)?,
         };
         let sampling = Sampling { temperature: options.temperature, seed: options.seed, ..Sampling::default() };
-        let text = generate(model, tokenizer, &prompt, options.tokens, &sampling, &mut |_| ())?;
+        let text = generate(model, tokenizer, &prompt, options.tokens, &sampling, &mut |_| ())?.text;
         Ok(Some(Sample { prompt, text }))
     }
 

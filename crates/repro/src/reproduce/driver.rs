@@ -10,7 +10,7 @@ use super::{Claim, ClaimResult, Context, Finding, Lab, ReproduceEvent, Scale, Ve
 use crate::{
     Error, Result, Table,
     files::{read_json, write_json, write_whole},
-    machine::Machine,
+    machine::{Machine, is_cpu},
 };
 
 /// Which claims are tested, and how.
@@ -22,6 +22,8 @@ pub struct ReproduceConfig {
     pub scale: Scale,
     /// Seeds of each training; nothing = the claim's own number.
     pub seeds: Option<usize>,
+    /// Trainings of an experiment that run at once, each on its share of the threads; nothing = one per thread on the CPU, one elsewhere.
+    pub jobs: Option<usize>,
 }
 
 /// Claims that were tested: the file `reproduce.json`.
@@ -91,7 +93,9 @@ fn test(claim: &Claim, config: &ReproduceConfig, out: &Path, context: &mut Conte
     let begun = Instant::now();
     let finding = match claim.test {
         Test::Experiment(experiment) => {
-            let mut lab = Lab { scale: config.scale, asked_seeds: config.seeds, runs: out.join("runs"), out: out.into(), context };
+            let own = if is_cpu(&context.device.clone().inner()) { rayon::current_num_threads() } else { 1 };
+            let (runs, jobs) = (out.join("runs"), config.jobs.unwrap_or(own));
+            let mut lab = Lab { scale: config.scale, asked_seeds: config.seeds, runs, out: out.into(), jobs, context };
             lab.note(&format!("{} scale", config.scale))?;
             experiment(&mut lab)?
         }

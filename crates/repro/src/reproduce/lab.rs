@@ -1,18 +1,31 @@
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
 
 use burn::tensor::Device;
 use regard_models::DecoderConfig;
 use regard_train::{
-    Budget, EvalConfig, Evaluation, Event, Hooks, LmConfig, MemoryMeter, Observer, OptimizerConfig, Record, Run, RunConfig, Status,
-    TaskConfig, TrainConfig, Trainer,
+    Budget, EvalConfig, Evaluation, Event, Hooks, LmConfig, LogLines, MemoryMeter, Observer, OptimizerConfig, Outcome, Record, Run,
+    RunConfig, Status, TaskConfig, TrainConfig, Trainer,
     data::{self, DataConfig},
 };
 
 use super::{Context, ReproduceEvent, Scale};
 use crate::{
     Error, Result,
+    lines::Lines,
     measure::{Cost, Patience, measure},
 };
+
+/// How often a training that runs beside others tells of its steps.
+const EVERY: Duration = Duration::from_secs(10);
 
 /// Where an experiment works: what it may use, and how much it may take on.
 pub struct Lab<'a, 'b> {
@@ -22,6 +35,8 @@ pub struct Lab<'a, 'b> {
     /// The folder of all trainings. A training belongs to its name: claims that need the same one share it.
     pub(super) runs: PathBuf,
     pub(super) out: PathBuf,
+    /// Trainings at once.
+    pub(super) jobs: usize,
     pub(super) context: &'a mut Context<'b>,
 }
 
@@ -106,31 +121,89 @@ impl Lab<'_, '_> {
 
     /// Trains a model, or goes on with a training that was interrupted, or takes one that is finished.
     pub(super) fn train(&mut self, name: &str, config: &RunConfig) -> Result<Trained> {
-        let dir = self.runs.join(format!("{name}-{}-seed{}", self.scale, config.seed));
-        let trainer = if dir.join("config.toml").exists() {
-            Trainer::resume(&dir, &self.context.device)?
-        } else {
-            Trainer::create(config, &dir, &self.context.device)?
-        };
-        let label = format!("{name} (seed {})", config.seed);
+        let dir = self.run_folder(name, config);
+        let trainer = open(&dir, config, &self.context.device)?;
+        let label = label(name, config);
         let (stop, memory) = (self.context.stop, self.context.memory);
         let mut forward = Forward { label: &label, context: self.context };
         let outcome = trainer.run(Hooks { stop, memory, observer: Some(&mut forward) })?;
+        self.trained(outcome)
+    }
+
+    /// As [`train`](Self::train) for several models, some at once, each with its share of the threads.
+    pub(super) fn train_all(&mut self, runs: &[(String, RunConfig)]) -> Result<Vec<Trained>> {
+        let threads = rayon::current_num_threads();
+        let jobs = self.jobs.min(runs.len());
+        if jobs <= 1 {
+            return runs.iter().map(|(name, config)| self.train(name, config)).collect();
+        }
+        let share = (threads / jobs).max(1);
+        let folders: Vec<PathBuf> = runs.iter().map(|(name, config)| self.run_folder(name, config)).collect();
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let outcomes: Vec<Mutex<Option<Result<Outcome>>>> = runs.iter().map(|_| Mutex::default()).collect();
+        let (device, stop) = (self.context.device.clone(), self.context.stop);
+        let (sender, texts) = mpsc::channel();
+        thread::scope(|scope| {
+            for _ in 0..jobs {
+                let (sender, device) = (sender.clone(), device.clone());
+                let (next, failed, outcomes, folders) = (&next, &failed, &outcomes, &folders);
+                scope.spawn(move || {
+                    while !failed.load(Ordering::Relaxed) {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        let Some((name, config)) = runs.get(number) else { break };
+                        let work = || -> Result<Outcome> {
+                            let mut sending = Sending::new(label(name, config), sender.clone());
+                            let trainer = open(&folders[number], config, &device)?;
+                            Ok(trainer.run(Hooks { stop, memory: None, observer: Some(&mut sending) })?)
+                        };
+                        let outcome = match rayon::ThreadPoolBuilder::new().num_threads(share).build() {
+                            Ok(pool) => pool.install(work),
+                            Err(error) => Err(Error::value("jobs", format!("few enough for this machine's threads ({error})"), jobs)),
+                        };
+                        failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                        *outcomes[number].lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+                    }
+                });
+            }
+            drop(sender);
+            for text in texts {
+                self.context.emit(&ReproduceEvent::Note { text: &text });
+            }
+        });
+        let outcomes = outcomes.into_iter().filter_map(|outcome| outcome.into_inner().unwrap_or_else(PoisonError::into_inner));
+        // A training that was not begun, because another failed, is no result: the failure is.
+        let outcomes = outcomes.collect::<Result<Vec<_>>>()?;
+        outcomes.into_iter().map(|outcome| self.trained(outcome)).collect()
+    }
+
+    fn run_folder(&self, name: &str, config: &RunConfig) -> PathBuf {
+        self.runs.join(format!("{name}-{}-seed{}", self.scale, config.seed))
+    }
+
+    fn trained(&self, outcome: Outcome) -> Result<Trained> {
         if outcome.status == Status::Interrupted {
             return Err(Error::Stopped { path: self.out.clone() });
         }
-        let records = Run::open(&dir)?.metrics()?;
+        let records = Run::open(&outcome.dir)?.metrics()?;
         let evaluations: Vec<_> = records.into_iter().filter_map(|r| if let Record::Eval(e) = r { Some(e) } else { None }).collect();
         let last = evaluations.last().map(regard_train::EvalRecord::evaluation);
         let evaluation = outcome.evaluation.or(last).ok_or_else(|| Error::value("eval", "made at the end of a run", "none"))?;
         Ok(Trained {
             params: outcome.params,
             evaluation,
-            dir,
+            dir: outcome.dir,
             curve: evaluations.iter().map(|e| (e.tokens as f64, e.loss)).collect(),
             accuracy: evaluations.iter().filter_map(|e| Some((e.step, e.accuracy?))).collect(),
         })
     }
+}
+
+fn label(name: &str, config: &RunConfig) -> String {
+    format!("{name} (seed {})", config.seed)
+}
+
+fn open(dir: &Path, config: &RunConfig, device: &Device) -> Result<Trainer> {
+    Ok(if dir.join("config.toml").exists() { Trainer::resume(dir, device)? } else { Trainer::create(config, dir, device)? })
 }
 
 /// Tiny Shakespeare, or where it is not at hand the embedded text; read as bytes.
@@ -148,5 +221,30 @@ struct Forward<'a, 'b> {
 impl Observer for Forward<'_, '_> {
     fn event(&mut self, event: &Event<'_>) {
         self.context.emit(&ReproduceEvent::Training { run: self.label, event });
+    }
+}
+
+/// Sends what happens in a training to another thread, as lines.
+struct Sending {
+    log: LogLines<Lines>,
+    lines: Lines,
+    sender: mpsc::Sender<String>,
+}
+
+impl Sending {
+    fn new(label: String, sender: mpsc::Sender<String>) -> Self {
+        let lines = Lines::default();
+        Self { log: LogLines::new(lines.clone(), EVERY, label), lines, sender }
+    }
+}
+
+impl Observer for Sending {
+    fn event(&mut self, event: &Event<'_>) {
+        self.log.event(event);
+        let text = String::from_utf8_lossy(&self.lines.take()).trim_end().to_owned();
+        if !text.is_empty() {
+            // Nobody listens any more only when all is over.
+            let _ = self.sender.send(text);
+        }
     }
 }

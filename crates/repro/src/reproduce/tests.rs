@@ -30,7 +30,11 @@ fn finding(x: f64) -> Finding {
 }
 
 fn run(name: &str, claims: &[&'static Claim], scale: Scale) -> Result<Reproduction> {
-    reproduce(&ReproduceConfig { claims: claims.to_vec(), scale, seeds: None }, &folder_kept(name), Context::new(Device::flex()))
+    reproduce(
+        &ReproduceConfig { claims: claims.to_vec(), scale, seeds: None, jobs: None },
+        &folder_kept(name),
+        Context::new(Device::flex()),
+    )
 }
 
 fn folder_kept(name: &str) -> std::path::PathBuf {
@@ -105,7 +109,7 @@ fn finished_claims_are_kept_when_a_later_one_is_stopped_and_another_scale_runs_a
 #[test]
 fn a_caller_can_stop_before_an_experiment() {
     let (out, stop) = (folder("flag"), AtomicBool::new(true));
-    let config = ReproduceConfig { claims: vec![&HOLDS], scale: Scale::Quick, seeds: None };
+    let config = ReproduceConfig { claims: vec![&HOLDS], scale: Scale::Quick, seeds: None, jobs: None };
     let error = reproduce(&config, &out, Context { stop: Some(&stop), ..Context::new(Device::flex()) }).unwrap_err();
     assert!(matches!(error, Error::Stopped { .. }));
     let _ = fs::remove_dir_all(out);

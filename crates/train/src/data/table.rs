@@ -119,6 +119,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::print_stderr)]
     fn etth1_has_its_customary_parts() {
         if crate::data::locate("etth1").is_none() {
             eprintln!("skipped: etth1 is not under $REGARD_DATA");

@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use burn::tensor::Device;
 use regard_models::Model;
 use serde::{Deserialize, Serialize};
@@ -34,6 +36,16 @@ pub struct Evaluation {
     pub tokens: usize,
 }
 
+/// An evaluation and what it took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// The numbers.
+    #[serde(flatten)]
+    pub evaluation: Evaluation,
+    /// Seconds that the passes over the batches took together.
+    pub seconds: f64,
+}
+
 impl Evaluation {
     /// What the loss is measured in.
     pub fn unit(&self) -> &'static str {
@@ -43,6 +55,13 @@ impl Evaluation {
             (None, None) => "nats per example",
         }
     }
+}
+
+/// [`evaluate`] with its time.
+pub(super) fn timed(model: &Model, batches: &[Samples], bytes: Option<usize>, ignore: Option<usize>, device: &Device) -> Evaluated {
+    let begun = Instant::now();
+    let evaluation = evaluate(model, batches, bytes, ignore, device);
+    Evaluated { evaluation, seconds: begun.elapsed().as_secs_f64() }
 }
 
 /// Evaluates a model over batches, with the bytes of text that they predict, if any.

@@ -23,7 +23,7 @@ mod trainer;
 pub use config::{Budget, EvalConfig, OptimizerConfig, RunConfig, ScheduleKind, TrainConfig};
 pub use cost::{StepCost, measure_step};
 pub use dashboard::Dashboard;
-pub use evaluate::{Evaluation, Split};
+pub use evaluate::{Evaluated, Evaluation, Split};
 pub use log_lines::LogLines;
 pub use observer::{Event, Hooks, MemoryMeter, Observer, Outcome, Start, Status};
 pub use records::{EvalRecord, Record, StepRecord};

@@ -9,7 +9,7 @@ use regard_models::{Decoder, Model};
 use super::{
     checkpoint::{self, Checkpoint},
     config::RunConfig,
-    evaluate::{Evaluation, Split, evaluate},
+    evaluate::{Evaluated, Split, timed},
     records::{self, Record},
 };
 use crate::{
@@ -144,18 +144,18 @@ impl Run {
     ///
     /// # Errors
     /// As [`model`](Self::model), or if the data or the split is not there.
-    pub fn evaluate(&self, device: &Device, split: Split, tokens: usize) -> Result<Evaluation> {
+    pub fn evaluate(&self, device: &Device, split: Split, tokens: usize) -> Result<Evaluated> {
         let task = Task::load_with(&self.config, self.tokenizer.as_ref())?;
         self.check(&task)?;
         let (batches, bytes) = task.evaluation(split, tokens, self.batch(), self.config.model.context())?;
-        Ok(evaluate(&self.model(device)?, &batches, bytes, task.ignore(), device))
+        Ok(timed(&self.model(device)?, &batches, bytes, task.ignore(), device))
     }
 
     /// Evaluates the model of the last checkpoint on other text with the run's tokeniser, over at least `tokens` tokens.
     ///
     /// # Errors
     /// As [`model`](Self::model), if the run has no tokeniser or it does not know a character, or the text is too short.
-    pub fn evaluate_text(&self, device: &Device, text: &str, tokens: usize) -> Result<Evaluation> {
+    pub fn evaluate_text(&self, device: &Device, text: &str, tokens: usize) -> Result<Evaluated> {
         let tokenizer = self.tokenizer.as_ref().ok_or(Error::value("task", "`lm` to evaluate text", "another"))?;
         let encoded = tokenizer.encode_with_ends(text)?;
         if encoded.ids.len() < 2 {
@@ -163,7 +163,7 @@ impl Run {
         }
         let (batches, bytes) = windows(&encoded, tokens, self.batch(), self.config.model.context());
         let batches: Vec<_> = batches.into_iter().map(Samples::Tokens).collect();
-        Ok(evaluate(&self.model(device)?, &batches, Some(bytes), None, device))
+        Ok(timed(&self.model(device)?, &batches, Some(bytes), None, device))
     }
 
     /// The task must be of the form that the model was built for.

@@ -1,3 +1,5 @@
+use std::sync::{Mutex, PoisonError};
+
 use burn::{
     optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer},
     tensor::{Device, Tensor},
@@ -14,6 +16,9 @@ use crate::{
     Result,
     tasks::{Order, Task},
 };
+
+/// Burn's generator belongs to the process: trainings side by side take turns from the seed to their initial values.
+static INITIAL_VALUES: Mutex<()> = Mutex::new(());
 
 /// The model in training with its optimiser.
 pub(super) struct Learner {
@@ -39,8 +44,10 @@ impl Learner {
         if config.train.activation_checkpointing {
             device = device.gradient_checkpointing();
         }
+        let turn = INITIAL_VALUES.lock().unwrap_or_else(PoisonError::into_inner);
         device.seed(config.seed);
         let model = config.model.init(&device)?;
+        drop(turn);
         Ok(Self {
             optimizer: adamw(&config.optimizer, &model),
             model,
@@ -71,7 +78,7 @@ impl Learner {
         self.device.seed(self.order.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step as u64 + 1));
         let (grads, loss) = self.gradients(task, step);
         let (grads, norm) = clip(&self.model, grads, self.clip);
-        self.model = self.optimizer.step(rate, self.model.clone(), grads);
+        self.model = self.optimizer.step(rate, self.model.clone(), grads).rebalance();
         StepOutput { loss, norm }
     }
 

@@ -17,6 +17,8 @@ use crate::{ControlConfig, Error, ListOpsConfig, LmConfig, RecallConfig, SeriesC
 
 mod examples;
 
+mod experts;
+
 /// The CPU backend draws all random numbers of a process from one generator: tests that train take turns.
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
@@ -413,15 +415,17 @@ fn a_run_folder_evaluates_and_generates_without_its_data() {
     let outcome = train(&config, &dir);
     let run = Run::open(&dir).unwrap();
     let device = Device::flex();
-    assert_eq!(run.evaluate(&device, Split::Valid, 1000).unwrap(), outcome.evaluation.unwrap());
+    assert_eq!(run.evaluate(&device, Split::Valid, 1000).unwrap().evaluation, outcome.evaluation.unwrap());
     fs::remove_file(&file).unwrap();
-    let evaluation = run.evaluate_text(&device, "the cat sat on the mat.", 1000).unwrap();
+    let evaluated = run.evaluate_text(&device, "the cat sat on the mat.", 1000).unwrap();
+    assert!(evaluated.seconds > 0.0);
+    let evaluation = evaluated.evaluation;
     assert_eq!(evaluation.tokens, 22);
     let bits = evaluation.loss / std::f64::consts::LN_2;
     assert!((evaluation.bits_per_byte.unwrap() - bits).abs() < 1e-9);
     let model = run.model(&device).unwrap();
-    let generated =
-        crate::generate(model.decoder().unwrap(), run.tokenizer().unwrap(), "the ", 30, &crate::Sampling::greedy(), &mut |_| ()).unwrap();
+    let decoder = model.decoder().unwrap();
+    let generated = crate::generate(decoder, run.tokenizer().unwrap(), "the ", 30, &crate::Sampling::greedy(), &mut |_| ()).unwrap().text;
     assert_eq!(generated.chars().count(), 30);
     assert!(run.evaluate(&device, Split::Train, 10).is_err(), "that needs the data");
     assert_eq!(

@@ -53,7 +53,7 @@ fn model(positions: Positions, vocab: usize) -> Decoder {
 fn greedy_text_is_what_the_whole_forward_pass_would_choose() {
     let tokenizer = Tokenizer::char("abcdefgh");
     let model = model(Positions::None, 8);
-    let text = generate(&model, &tokenizer, "bad", 12, &Sampling::greedy(), &mut |_| ()).unwrap();
+    let text = generate(&model, &tokenizer, "bad", 12, &Sampling::greedy(), &mut |_| ()).unwrap().text;
     let mut ids = tokenizer.encode("bad").unwrap();
     for character in tokenizer.encode(&text).unwrap() {
         let tokens: Vec<i32> = ids.iter().map(|&id| id.cast_signed()).collect();
@@ -70,7 +70,7 @@ fn text_goes_on_past_the_learned_positions() {
     let tokenizer = Tokenizer::char("abcdefgh");
     let model = model(Positions::Learned, 8);
     for prompt in ["", "a", "abcdefg", "abcdefgh", "abcdefghabcdefgh"] {
-        let text = generate(&model, &tokenizer, prompt, 30, &Sampling::default(), &mut |_| ()).unwrap();
+        let text = generate(&model, &tokenizer, prompt, 30, &Sampling::default(), &mut |_| ()).unwrap().text;
         assert_eq!(text.chars().count(), 30);
     }
 }
@@ -80,12 +80,12 @@ fn the_pieces_handed_on_are_the_text_and_a_seed_repeats_it() {
     let model = model(Positions::None, 256);
     let sampling = Sampling { temperature: 2.0, seed: 5, ..Sampling::default() };
     let mut pieces = String::new();
-    let text = generate(&model, &Tokenizer::Byte, "x", 40, &sampling, &mut |piece| pieces.push_str(piece)).unwrap();
+    let text = generate(&model, &Tokenizer::Byte, "x", 40, &sampling, &mut |piece| pieces.push_str(piece)).unwrap().text;
     assert_eq!(pieces, text);
-    assert_eq!(generate(&model, &Tokenizer::Byte, "x", 40, &sampling, &mut |_| ()).unwrap(), text);
+    assert_eq!(generate(&model, &Tokenizer::Byte, "x", 40, &sampling, &mut |_| ()).unwrap().text, text);
     let other = Sampling { seed: 6, ..sampling };
-    assert_ne!(generate(&model, &Tokenizer::Byte, "x", 40, &other, &mut |_| ()).unwrap(), text);
-    assert_eq!(generate(&model, &Tokenizer::Byte, "x", 0, &other, &mut |_| ()).unwrap(), "");
+    assert_ne!(generate(&model, &Tokenizer::Byte, "x", 40, &other, &mut |_| ()).unwrap().text, text);
+    assert_eq!(generate(&model, &Tokenizer::Byte, "x", 0, &other, &mut |_| ()).unwrap().text, "");
 }
 
 #[test]

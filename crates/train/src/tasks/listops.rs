@@ -165,7 +165,7 @@ mod tests {
                     13 => {
                         values.sort_unstable();
                         let n = values.len();
-                        (values[(n - 1) / 2] + values[n / 2]) / 2
+                        u32::midpoint(values[(n - 1) / 2], values[n / 2])
                     }
                     14 => values.iter().sum::<u32>() % 10,
                     other => panic!("token {other}"),

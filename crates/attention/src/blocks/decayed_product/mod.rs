@@ -1,7 +1,7 @@
 //! The causal product with a fixed decay per head, in blocks: what Lightning Attention and causal Flow attention compute.
 
 mod autodiff;
-mod cpu;
+pub(crate) mod cpu;
 mod extension;
 mod factors;
 mod passes;

@@ -2,33 +2,37 @@ use burn::{
     backend::{Flex, tensor::FloatTensor},
     tensor::TensorData,
 };
-use rayon::prelude::*;
 
-use super::activation::{len, slice, tensor};
-use crate::blocks::simd::{sigmoid, sum2, vectorised};
+use super::{
+    activation::{Pointwise, len, slice, tensor},
+    matrix::Matrix,
+    parts::in_parts,
+};
+use crate::blocks::simd::{sum2, vectorised};
 
 type Flat = FloatTensor<Flex>;
 
 /// Rows per task. It also fixes the order in which the gradient of γ is summed, whatever the number of threads.
 const ROWS: usize = 64;
 
-/// `x / sqrt(mean(x²) + ε) ⊙ γ ⊙ sigmoid(gate)` of each row.
-pub(super) fn forward([x, gamma, gate]: &[Flat; 3], epsilon: f64) -> Flat {
-    let [whole, gamma, gate] = [x, gamma, gate].map(Flat::to_contiguous);
-    let part = ROWS * len(&gamma);
-    let mut y = vec![0.0_f32; len(&whole)];
-    let inputs = slice(&whole).par_chunks(part).zip(slice(&gate).par_chunks(part));
-    y.par_chunks_mut(part).zip(inputs).for_each(|(y, (x, gate))| outputs(y, [x, slice(&gamma), gate], epsilon as f32));
+/// `x / sqrt(mean(x²) + ε) ⊙ γ ⊙ f(gate)` of each row.
+pub(super) fn forward<F: Pointwise>([x, gamma, gate]: &[Flat; 3], epsilon: f64, f: F) -> Flat {
+    let gamma = gamma.to_contiguous();
+    let [mut place, mut gate_place] = [None, None];
+    let rows = [Matrix::rows_of(x, &mut place), Matrix::rows_of(gate, &mut gate_place)];
+    let width = len(&gamma);
+    let ([y], _) = in_parts(len(x), ROWS * width, |start, [y]| outputs(y, slice(&gamma), rows, start / width, epsilon as f32, f));
     tensor(y, x)
 }
+
 vectorised! {
-    fn outputs<'a>(y: &'a mut [f32], inputs: [&'a [f32]; 3], epsilon: f32) -> () {
-        let [x, gamma, gate] = inputs;
+    fn [F: Pointwise] outputs<'a>(y: &'a mut [f32], gamma: &'a [f32], rows: [Matrix<'a>; 2], first: usize, epsilon: f32, f: F) -> () {
         let width = gamma.len();
-        for ((y, x), gate) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(gate.chunks_exact(width)) {
+        for (n, y) in y.chunks_exact_mut(width).enumerate() {
+            let [x, gate] = [rows[0].row(first + n), rows[1].row(first + n)];
             let scale = scale(x, epsilon);
             for i in 0..width {
-                y[i] = x[i] * scale * gamma[i] * sigmoid(gate[i]);
+                y[i] = x[i] * scale * gamma[i] * f.value(gate[i]);
             }
         }
     }
@@ -40,49 +44,44 @@ fn scale(x: &[f32], epsilon: f32) -> f32 {
 }
 
 /// The gradients of `x`, γ and `gate`.
-pub(super) fn backward([x, gamma, gate]: &[Flat; 3], epsilon: f64, grad: &Flat) -> [Flat; 3] {
-    let [x, gamma, gate, grad] = [x, gamma, gate, grad].map(Flat::to_contiguous);
+pub(super) fn backward<F: Pointwise>([x, gamma, gate]: &[Flat; 3], epsilon: f64, grad: &Flat, f: F) -> [Flat; 3] {
+    let gamma = gamma.to_contiguous();
+    let [mut place, mut gate_place, mut grad_place] = [None, None, None];
+    let rows = [Matrix::rows_of(x, &mut place), Matrix::rows_of(gate, &mut gate_place), Matrix::rows_of(grad, &mut grad_place)];
     let width = len(&gamma);
-    let part = ROWS * width;
-    let (mut dx, mut d_gate) = (vec![0.0_f32; len(&x)], vec![0.0_f32; len(&x)]);
-    let inputs = slice(&x).par_chunks(part).zip(slice(&gate).par_chunks(part)).zip(slice(&grad).par_chunks(part));
-    let outputs = dx.par_chunks_mut(part).zip(d_gate.par_chunks_mut(part));
-    let partial: Vec<Vec<f32>> = outputs
-        .zip(inputs)
-        .map(|((dx, d_gate), ((x, gate), dy))| gradients([dx, d_gate], [x, slice(&gamma), gate, dy], epsilon as f32))
-        .collect();
+    let ([dx, d_gate], partial) =
+        in_parts(len(x), ROWS * width, |start, parts| gradients(parts, slice(&gamma), rows, start / width, epsilon as f32, f));
     let mut d_gamma = vec![0.0_f32; width];
     for part in &partial {
         for (total, value) in d_gamma.iter_mut().zip(part) {
             *total += value;
         }
     }
-    [tensor(dx, &x), Flat::from_data(TensorData::new(d_gamma, [width])), tensor(d_gate, &x)]
+    [tensor(dx, x), Flat::from_data(TensorData::new(d_gamma, [width])), tensor(d_gate, x)]
 }
 
 vectorised! {
-    /// With `h = x r`, `s = sigmoid(gate)`, `u = γ s dy`: `dx = r (u − h · mean(h u))`, `dγ = Σ s h dy`, `d gate = γ h dy s (1 − s)`.
-    fn gradients<'a>(outputs: [&'a mut [f32]; 2], inputs: [&'a [f32]; 4], epsilon: f32) -> Vec<f32> {
-        let ([dx, d_gate], [x, gamma, gate, dy]) = (outputs, inputs);
+    /// With `h = x r`, `s = f(gate)`, `u = γ s dy`: `dx = r (u − h · mean(h u))`, `dγ = Σ s h dy`, `d gate = γ h dy f'(gate)`.
+    fn [F: Pointwise] gradients<'a>(
+        outputs: [&'a mut [f32]; 2], gamma: &'a [f32], rows: [Matrix<'a>; 3], first: usize, epsilon: f32, f: F,
+    ) -> Vec<f32> {
+        let [dx, d_gate] = outputs;
         let width = gamma.len();
         let mut d_gamma = vec![0.0_f32; width];
-        let mut start = 0;
-        while start < x.len() {
-            let rows = start..start + width;
-            let (x, gate, dy) = (&x[rows.clone()], &gate[rows.clone()], &dy[rows.clone()]);
-            let (dx, d_gate) = (&mut dx[rows.clone()], &mut d_gate[rows]);
+        for (n, (dx, d_gate)) in dx.chunks_exact_mut(width).zip(d_gate.chunks_exact_mut(width)).enumerate() {
+            let [x, gate, dy] = [rows[0].row(first + n), rows[1].row(first + n), rows[2].row(first + n)];
             let scale = scale(x, epsilon);
             for i in 0..width {
-                let (s, h) = (sigmoid(gate[i]), x[i] * scale);
+                let (s, h) = (f.value(gate[i]), x[i] * scale);
+                let slope = f.slope(if F::BY_OUTPUT { s } else { gate[i] });
                 dx[i] = gamma[i] * s * dy[i];
                 d_gamma[i] += s * h * dy[i];
-                d_gate[i] = dx[i] * h * (1.0 - s);
+                d_gate[i] = gamma[i] * h * dy[i] * slope;
             }
             let mean = scale * sum2(x, dx, |x, u| x * u) / width as f32;
             for i in 0..width {
                 dx[i] = scale * (dx[i] - x[i] * scale * mean);
             }
-            start += width;
         }
         d_gamma
     }

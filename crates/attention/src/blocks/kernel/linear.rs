@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::{
     activation::slice,
     matrix::{Matrix, Target},
+    row,
 };
 use crate::blocks::custom_gradient::{GradientRule, of_backend, primitive, with_gradient};
 
@@ -27,12 +28,12 @@ struct Saved {
 impl<const N: usize> GradientRule<N> for Saved {
     fn gradients(&self, upstream: DispatchTensor, wanted: [bool; N]) -> [Option<DispatchTensor>; N] {
         let [x, weight, grad] = [self.x.clone(), self.weight.clone(), upstream].map(primitive::<Flex>);
-        let ([x, grad], weight) = ([&x, &grad].map(Flat::to_contiguous), forwards(&weight));
-        let (y, w) = (Matrix::rows(&grad), Matrix::new(&weight));
+        let (mut place, mut grad_place, weight) = (None, None, forwards(&weight));
+        let (rows, y, w) = (Matrix::rows_of(&x, &mut place), Matrix::rows_of(&grad, &mut grad_place), Matrix::new(&weight));
         std::array::from_fn(|input| {
             let gradient = || match input {
                 0 => tensor(product(y, w.transposed(), None), shape(&x)),
-                1 => tensor(product(Matrix::rows(&x).transposed(), y, None), vec![w.rows, w.columns]),
+                1 => tensor(product(rows.transposed(), y, None), vec![w.rows, w.columns]),
                 _ => tensor(column_sums(y), vec![y.columns]),
             };
             wanted[input].then(gradient).map(of_backend::<Flex>)
@@ -45,9 +46,9 @@ pub(crate) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Opti
     let inner = [x.clone().inner().into_dispatch(), weight.clone().inner().into_dispatch()];
     let y = {
         let [x, weight] = inner.clone().map(primitive::<Flex>);
-        let (x, weight) = (x.to_contiguous(), forwards(&weight));
+        let (mut place, weight) = (None, forwards(&weight));
         let bias = bias.clone().map(|b| primitive::<Flex>(b.inner().into_dispatch()).to_contiguous());
-        let (rows, columns) = (Matrix::rows(&x), Matrix::new(&weight));
+        let (rows, columns) = (Matrix::rows_of(&x, &mut place), Matrix::new(&weight));
         let mut dims = shape(&x);
         dims[D - 1] = columns.columns;
         let y = tensor(product(rows, columns, bias.as_ref().map(slice)), dims);
@@ -69,8 +70,8 @@ pub(super) fn forwards(x: &Flat) -> Flat {
 
 fn column_sums(y: Matrix<'_>) -> Vec<f32> {
     let mut sums = vec![0.0_f32; y.columns];
-    for row in y.values.chunks_exact(y.columns.max(1)) {
-        for (sum, y) in sums.iter_mut().zip(row) {
+    for row in 0..y.rows {
+        for (sum, y) in sums.iter_mut().zip(y.row(row)) {
             *sum += y;
         }
     }
@@ -89,9 +90,17 @@ fn tensor(values: Vec<f32>, shape: Vec<usize>) -> Flat {
 fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert_eq!(k, b.rows, "inner sizes");
+    assert!(bias.is_none_or(|bias| n == bias.len()), "one bias per column");
+    if m == 1
+        && k > 0
+        && let Some(mut y) = row_product(a, b)
+    {
+        // Last, as in general products.
+        y.iter_mut().zip(bias.unwrap_or_default()).for_each(|(y, bias)| *y += bias);
+        return y;
+    }
     let mut y = Vec::with_capacity(m * n);
     if let Some(bias) = bias {
-        assert_eq!(n, bias.len(), "one bias per column");
         (0..m).for_each(|_| y.extend_from_slice(bias));
     }
     if k == 0 {
@@ -116,4 +125,24 @@ fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     // SAFETY: the parts have written every element.
     unsafe { y.set_len(m * n) };
     y
+}
+
+/// One row `a` times `b`, parts of the columns side by side; nothing if `b` has neither rows nor columns in one piece.
+fn row_product(a: Matrix<'_>, b: Matrix<'_>) -> Option<Vec<f32>> {
+    let (n, k) = (b.columns, b.rows);
+    if a.column_stride != 1 || (b.column_stride != 1 && b.row_stride != 1) {
+        return None;
+    }
+    let mut y = vec![0.0; n];
+    let tasks = (n * k / TASK).clamp(1, rayon::current_num_threads());
+    let width = n.div_ceil(tasks).max(1);
+    let part = |(task, y): (usize, &mut [f32])| {
+        row::add_product(y, &a.values[..k], b.block(0, k, task * width, y.len()));
+    };
+    if tasks == 1 {
+        y.chunks_mut(width).enumerate().for_each(part);
+    } else {
+        y.par_chunks_mut(width).enumerate().for_each(part);
+    }
+    Some(y)
 }

@@ -22,6 +22,36 @@ impl<'a> Matrix<'a> {
         Self { values: slice(x), rows: len(x) / columns.max(1), columns, row_stride: columns, column_stride: 1 }
     }
 
+    /// A tensor, all axes but the last as rows: as it lies in memory, if its rows are whole and equally far apart, else a copy that is kept
+    /// in `place`.
+    pub(super) fn rows_of(x: &'a Flat, place: &'a mut Option<Flat>) -> Self {
+        let (shape, strides) = (x.layout().shape(), x.layout().strides());
+        let last = shape.num_dims().saturating_sub(1);
+        let columns = shape.iter().last().copied().unwrap_or(1);
+        // From the second to last axis outwards, each axis must go on where the one inside it ends.
+        let mut row_stride = columns as isize;
+        let mut rows = 1;
+        let mut regular = last > 0 && (strides[last] == 1 || columns == 1);
+        for axis in (0..last).rev().filter(|&axis| shape[axis] != 1) {
+            if rows == 1 {
+                row_stride = strides[axis];
+            }
+            regular &= strides[axis] == row_stride * rows as isize && strides[axis] >= 0;
+            rows *= shape[axis];
+        }
+        if !regular || len(x) == 0 {
+            return Self::rows(place.insert(x.to_contiguous()));
+        }
+        let values = &x.storage::<f32>()[x.layout().start_offset()..];
+        Self { values, rows, columns, row_stride: row_stride.unsigned_abs(), column_stride: 1 }
+    }
+
+    /// A row of it; its elements lie side by side.
+    #[inline(always)]
+    pub(super) fn row(&self, row: usize) -> &'a [f32] {
+        &self.values[row * self.row_stride..][..self.columns]
+    }
+
     /// A tensor of two axes, as it lies in memory.
     pub(super) fn new(x: &'a Flat) -> Self {
         let (shape, strides) = (x.layout().shape(), x.layout().strides());

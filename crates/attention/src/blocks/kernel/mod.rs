@@ -4,16 +4,21 @@
 //! direction is one pass.
 
 mod activation;
+mod adamw;
 mod decay_gate;
 mod gated_norm;
 mod head;
+mod join;
 mod linear;
 mod loss;
 mod matrix;
 mod norm;
+mod parts;
+mod row;
 mod short_conv;
 mod unit;
 
+use activation::Pointwise;
 pub(crate) use head::linear_cross_entropy;
 pub(crate) use linear::linear;
 
@@ -24,7 +29,10 @@ use burn::{
     tensor::{DType, Device, Int, Tensor},
 };
 
-use super::custom_gradient::{GradientRule, of_backend, primitive, with_gradient};
+use super::{
+    adamw::AdamWStep,
+    custom_gradient::{GradientRule, of_backend, primitive, with_gradient},
+};
 
 type Flat = FloatTensor<Flex>;
 
@@ -35,23 +43,40 @@ pub(crate) fn on_cpu(device: &Device, dtype: DType) -> bool {
 
 /// `x Φ(x)` on the CPU.
 pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let inner = flat(&x);
-    let y = activation::gelu(inner.clone());
-    node([x.into_dispatch()], y, [inner], |[x], grad| [activation::gelu_backward(x, grad)])
+    pointwise(x, activation::Gelu)
 }
 
-/// `1 / (1 + exp(−x))` on the CPU. Its gradient needs the output alone.
+/// `x / (1 + exp(−x))` on the CPU.
+pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    pointwise(x, activation::Silu)
+}
+
+/// `1 / (1 + exp(−x))` on the CPU.
 pub(crate) fn sigmoid<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let y = activation::sigmoid(flat(&x));
-    node([x.into_dispatch()], y.clone(), [y], |[y], grad| [activation::sigmoid_backward(y, grad)])
+    pointwise(x, activation::Sigmoid)
+}
+
+fn pointwise<const D: usize, F: Pointwise>(x: Tensor<D>, f: F) -> Tensor<D> {
+    let inner = flat(&x);
+    let y = activation::map(&inner, f);
+    let saved = if F::BY_OUTPUT { y.clone() } else { inner };
+    node([x.into_dispatch()], y, [saved], move |[saved], grad| [activation::map_backward(&saved, &grad, f)])
 }
 
 /// `SiLU(a) ⊙ b` on the CPU.
 pub(crate) fn silu_gate<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    gate(a, b, activation::Silu)
+}
+
+/// `a ⊙ b`, of the same shape, on the CPU.
+pub(crate) fn product<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    gate(a, b, activation::Identity)
+}
+
+fn gate<const D: usize, F: Pointwise>(a: Tensor<D>, b: Tensor<D>, f: F) -> Tensor<D> {
     let inner = [flat(&a), flat(&b)];
-    let [y_a, y_b] = inner.clone();
-    let y = activation::silu_gate(y_a, y_b);
-    node([a.into_dispatch(), b.into_dispatch()], y, inner, |[a, b], grad| activation::silu_gate_backward(a, b, grad))
+    let y = activation::gate(&inner[0], &inner[1], f);
+    node([a.into_dispatch(), b.into_dispatch()], y, inner, move |[a, b], grad| activation::gate_backward(&a, &b, &grad, f))
 }
 
 /// LayerNorm without bias (`center`) or RMSNorm of the last axis on the CPU.
@@ -63,12 +88,16 @@ pub(crate) fn norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64,
     node([x.into_dispatch(), gamma.into_dispatch()], y, inner, backward)
 }
 
-/// RMSNorm of the last axis times the sigmoid of a gate on the CPU.
-pub(crate) fn gated_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, gate: Tensor<D>, epsilon: f64) -> Tensor<D> {
+/// RMSNorm of the last axis times the sigmoid of a gate on the CPU, or times the gate itself.
+pub(crate) fn gated_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, gate: Tensor<D>, epsilon: f64, sigmoid: bool) -> Tensor<D> {
     let inner = [flat(&x), flat(&gamma), flat(&gate)];
-    let y = gated_norm::forward(&inner, epsilon);
     let inputs = [x.into_dispatch(), gamma.into_dispatch(), gate.into_dispatch()];
-    node(inputs, y, inner, move |saved, grad| gated_norm::backward(&saved, epsilon, &grad))
+    if sigmoid { gated(inputs, inner, epsilon, activation::Sigmoid) } else { gated(inputs, inner, epsilon, activation::Identity) }
+}
+
+fn gated<const D: usize, F: Pointwise>(inputs: [DispatchTensor; 3], inner: [Flat; 3], epsilon: f64, f: F) -> Tensor<D> {
+    let y = gated_norm::forward(&inner, epsilon, f);
+    node(inputs, y, inner, move |saved, grad| gated_norm::backward(&saved, epsilon, &grad, f))
 }
 
 /// The last axis divided by `sqrt(Σ x² + ε)` on the CPU.
@@ -97,6 +126,18 @@ pub(crate) fn decay_gate(f: Tensor<4>, a_log: Tensor<1>, bias: Tensor<2>, bound:
     let y = decay_gate::forward(&inner, bound);
     let inputs = [f.into_dispatch(), a_log.into_dispatch(), bias.into_dispatch()];
     node(inputs, y, inner, move |saved, grad| decay_gate::backward(&saved, bound, &grad))
+}
+
+/// Parameter, first and second moment after a step of AdamW, from parameter, gradient and moments without automatic differentiation, on the
+/// CPU.
+pub(crate) fn adamw<const D: usize>(inputs: [&Tensor<D>; 4], step: AdamWStep) -> [Tensor<D>; 3] {
+    adamw::update(&inputs.map(flat), step).map(|x| Tensor::from_dispatch(of_backend::<Flex>(x)))
+}
+
+/// Tensors without automatic differentiation side by side along their last axis, on the CPU.
+pub(crate) fn join<const D: usize>(parts: &[Tensor<D>]) -> Tensor<D> {
+    let parts: Vec<Flat> = parts.iter().map(flat).collect();
+    Tensor::from_dispatch(of_backend::<Flex>(join::join(&parts)))
 }
 
 /// The cross entropy of each row on the CPU.

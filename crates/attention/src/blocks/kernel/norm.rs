@@ -2,9 +2,11 @@ use burn::{
     backend::{Flex, tensor::FloatTensor},
     tensor::TensorData,
 };
-use rayon::prelude::*;
 
-use super::activation::{len, slice, tensor};
+use super::{
+    activation::{len, slice, tensor},
+    parts::in_parts,
+};
 use crate::blocks::simd::{sum, sum2, vectorised};
 
 type Flat = FloatTensor<Flex>;
@@ -33,8 +35,7 @@ pub(super) fn forward(x: Flat, gamma: Flat, epsilon: f64, center: bool) -> Flat 
     let [x, gamma] = [&x, &gamma].map(Flat::to_contiguous);
     let rows = Rows { gamma: slice(&gamma), epsilon: epsilon as f32, center };
     let part = ROWS * rows.gamma.len();
-    let mut y = vec![0.0_f32; len(&x)];
-    y.par_chunks_mut(part).zip(slice(&x).par_chunks(part)).for_each(|(y, x)| normalise(rows, y, x));
+    let ([y], _) = in_parts(len(&x), part, |start, [y]| normalise(rows, y, &slice(&x)[start..][..y.len()]));
     tensor(y, &x)
 }
 
@@ -56,12 +57,10 @@ pub(super) fn backward(x: Flat, gamma: Flat, grad: Flat, epsilon: f64, center: b
     let [x, gamma, grad] = [&x, &gamma, &grad].map(Flat::to_contiguous);
     let rows = Rows { gamma: slice(&gamma), epsilon: epsilon as f32, center };
     let width = rows.gamma.len();
-    let mut dx = vec![0.0_f32; len(&x)];
-    let partial: Vec<Vec<f32>> = dx
-        .par_chunks_mut(ROWS * width)
-        .zip(slice(&x).par_chunks(ROWS * width).zip(slice(&grad).par_chunks(ROWS * width)))
-        .map(|(dx, (x, dy))| gradients(rows, dx, x, dy))
-        .collect();
+    let ([dx], partial) = in_parts(len(&x), ROWS * width, |start, [dx]| {
+        let [x, dy] = [&x, &grad].map(|x| &slice(x)[start..][..dx.len()]);
+        gradients(rows, dx, x, dy)
+    });
     let mut dgamma = vec![0.0_f32; width];
     for part in &partial {
         for (total, value) in dgamma.iter_mut().zip(part) {

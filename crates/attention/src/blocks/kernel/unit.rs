@@ -1,7 +1,9 @@
 use burn::backend::{Flex, tensor::FloatTensor};
-use rayon::prelude::*;
 
-use super::activation::{len, slice, tensor};
+use super::{
+    activation::{len, slice, tensor},
+    parts::in_parts,
+};
 use crate::blocks::simd::{sum2, vectorised};
 
 type Flat = FloatTensor<Flex>;
@@ -12,9 +14,7 @@ const ROWS: usize = 256;
 /// `x / sqrt(Σ x² + ε)` of each row of `width` numbers.
 pub(super) fn forward(x: &Flat, width: usize, epsilon: f64) -> Flat {
     let x = x.to_contiguous();
-    let mut y = vec![0.0_f32; len(&x)];
-    let part = ROWS * width;
-    y.par_chunks_mut(part).zip(slice(&x).par_chunks(part)).for_each(|(y, x)| outputs(y, x, width, epsilon as f32));
+    let ([y], _) = in_parts(len(&x), ROWS * width, |start, [y]| outputs(y, &slice(&x)[start..][..y.len()], width, epsilon as f32));
     tensor(y, &x)
 }
 vectorised! {
@@ -31,10 +31,10 @@ vectorised! {
 /// With `y = x r`: `dx = r (dy − y (y · dy))`.
 pub(super) fn backward(x: &Flat, width: usize, epsilon: f64, grad: &Flat) -> Flat {
     let [x, grad] = [x, grad].map(Flat::to_contiguous);
-    let mut dx = vec![0.0_f32; len(&x)];
-    let part = ROWS * width;
-    let inputs = slice(&x).par_chunks(part).zip(slice(&grad).par_chunks(part));
-    dx.par_chunks_mut(part).zip(inputs).for_each(|(dx, (x, dy))| gradients(dx, x, dy, width, epsilon as f32));
+    let ([dx], _) = in_parts(len(&x), ROWS * width, |start, [dx]| {
+        let [x, dy] = [&x, &grad].map(|x| &slice(x)[start..][..dx.len()]);
+        gradients(dx, x, dy, width, epsilon as f32);
+    });
     tensor(dx, &x)
 }
 vectorised! {

@@ -1,3 +1,4 @@
+mod load;
 #[cfg(test)]
 mod tests;
 
@@ -7,6 +8,7 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::load::Load;
 use super::{
     activation::silu_gate,
     grouped::grouped_product,
@@ -44,6 +46,9 @@ pub struct MoeConfig {
     /// Factor on the weights of the chosen.
     #[serde(default = "unit")]
     pub scale: f64,
+    /// How far [`Moe::rebalance`] moves the biases of the choice after a training step; 0 = not at all.
+    #[serde(default = "speed")]
+    pub balance_speed: f64,
 }
 
 fn one() -> usize {
@@ -58,10 +63,24 @@ fn unit() -> f64 {
     1.0
 }
 
+fn speed() -> f64 {
+    1e-3
+}
+
 impl MoeConfig {
     /// `experts` experts of inner width `d_ff`, `per_token` of them for a token, none shared, in one group.
     pub fn new(experts: usize, per_token: usize, d_ff: usize) -> Self {
-        Self { experts, per_token, d_ff, shared: 0, groups: one(), groups_per_token: one(), renormalise: true, scale: unit() }
+        Self {
+            experts,
+            per_token,
+            d_ff,
+            shared: 0,
+            groups: one(),
+            groups_per_token: one(),
+            renormalise: yes(),
+            scale: unit(),
+            balance_speed: speed(),
+        }
     }
 
     /// The module for width `d_model`, matrices drawn from N(0, 0.02), no expert preferred.
@@ -87,6 +106,9 @@ impl MoeConfig {
         if !self.scale.is_finite() {
             return Err(Error::argument(OP, "scale", "finite", self.scale));
         }
+        if !(self.balance_speed >= 0.0 && self.balance_speed.is_finite()) {
+            return Err(Error::argument(OP, "balance_speed", "at least 0", self.balance_speed));
+        }
         let normal = Initializer::Normal { mean: 0.0, std: 0.02 };
         let shared = MlpConfig { kind: MlpKind::SwiGlu, d_model, d_ff: self.d_ff * self.shared, bias: false };
         Ok(Moe {
@@ -99,6 +121,7 @@ impl MoeConfig {
                 down_proj: normal.init([self.experts, d_model, self.d_ff], device),
             },
             shared_experts: if self.shared == 0 { None } else { Some(shared.init(device)?) },
+            load: Load::new(self.experts),
             config: self.clone(),
         })
     }
@@ -141,6 +164,9 @@ pub struct Moe {
     pub shared_experts: Option<Mlp>,
     #[module(skip)]
     config: MoeConfig,
+    /// Of the training passes since it was last taken.
+    #[module(skip)]
+    load: Load,
 }
 
 /// Which experts the tokens go to.
@@ -198,6 +224,9 @@ impl Moe {
             Tensor::<1, Int>::from_data(TensorData::new(values, [n * k]), &x.device())
         };
         let counts = routing.load(self.config.experts);
+        if x.is_autodiff() {
+            self.load.add(&counts);
+        }
         let rows = x.clone().select(0, index(pairs.iter().map(|pair| pair / k).collect()));
         let both = grouped_product(rows, self.experts.gate_up_proj.val(), counts.clone());
         let hidden = silu_gate(both.clone().narrow(1, 0, inner), both.narrow(1, inner, inner));
@@ -256,6 +285,15 @@ impl Moe {
             bias + steps
         });
         Ok(())
+    }
+
+    /// [`rebalance`](Self::rebalance) by the load of all training passes since the last time, on clones of this module as well, at the
+    /// speed of the configuration. To be called after each step of the optimiser.
+    pub fn rebalance_by_training(&mut self) {
+        let load = self.load.take();
+        if self.config.balance_speed > 0.0 {
+            self.rebalance(&load, self.config.balance_speed).unwrap_or_else(|e| unreachable!("one number per expert: {e}"));
+        }
     }
 
     /// Number of weights without the bias of the router, which no gradient trains.

@@ -129,6 +129,23 @@ fn rebalancing_moves_the_bias_towards_an_even_load() {
 }
 
 #[test]
+fn training_passes_since_the_last_time_rebalance_and_no_others() {
+    let config = MoeConfig { balance_speed: 0.5, ..MoeConfig::new(3, 1, 2) };
+    let plain = moe(&config, 1, &[0.0, 1.0, 2.0]);
+    let tokens = |n: usize, x: f64| Tensor::<2>::full([n, 1], x, &cpu());
+    let bias = |moe: &Moe| moe.gate.e_score_correction_bias.val().into_data().iter::<f32>().collect::<Vec<_>>();
+    let mut trained = plain.clone();
+    // A clone is stepped by an optimiser while the original counts.
+    let x = tokens(4, 1.0).autodiff();
+    plain.forward(x);
+    plain.forward(tokens(9, -1.0));
+    trained.rebalance_by_training();
+    assert_eq!(bias(&trained), [0.5, 0.5, -0.5], "all four went to the third; the nine were no training");
+    trained.rebalance_by_training();
+    assert_eq!(bias(&trained), [0.5, 0.5, -0.5], "nothing was trained meanwhile");
+}
+
+#[test]
 fn weights_are_counted_in_all_and_as_one_token_meets_them() {
     // The layers of Kimi-Linear-48B-A3B, without making a weight.
     let config = MoeConfig { shared: 1, scale: 2.446, ..MoeConfig::new(256, 8, 1024) };
@@ -152,6 +169,7 @@ fn a_config_that_does_not_fit_is_an_error() {
         (MoeConfig { per_token: 0, ..plain() }, "`per_token` must be in 1..=6, the experts to choose from, got 0"),
         (MoeConfig { groups: 3, per_token: 3, ..plain() }, "`per_token` must be in 1..=2, the experts to choose from, got 3"),
         (MoeConfig { scale: f64::NAN, ..plain() }, "`scale` must be finite, got NaN"),
+        (MoeConfig { balance_speed: -1.0, ..plain() }, "`balance_speed` must be at least 0, got -1"),
     ] {
         assert_eq!(config.init(4, &cpu()).unwrap_err().to_string(), format!("moe: {message}"));
     }

@@ -1,6 +1,7 @@
 mod bidirectional;
 mod causal;
 mod layer;
+mod sweep;
 
 use burn::tensor::{Tensor, TensorData};
 use regard_testkit::{Case, Draw, Sampler, cpu, run};
@@ -35,6 +36,13 @@ fn golden_op(case: &Case) {
     let [q, k, v] = inputs();
     let o = if case.flag("causal") { flow_attention_causal(q, k, v, &options) } else { flow_attention(q, k, v, &options) };
     case.output("o", o.unwrap());
+    if case.flag("causal") {
+        case.again();
+        let [q, k, v] = inputs();
+        let ([b, h, _, d], e) = (q.dims(), v.dims()[3]);
+        let mut state = FlowState::new(b, h, d, e, case.device()).map(|x| x.cast(q.dtype()));
+        case.output("o", state.advance([q, k, v], None, &options));
+    }
 }
 
 fn golden_streaming(case: &Case) {

@@ -11,6 +11,31 @@ use burn::{
 
 use crate::blocks::Maybe;
 
+pub(super) use cpu::dplr as dplr_fused;
+pub(super) use tensors::dplr as dplr_tensors;
+
+/// What a general diagonal-plus-low-rank transition reads; shapes as in [`dplr`](super::dplr::dplr), which checks them. No size is 0.
+pub(super) struct Transition<T> {
+    pub(super) q: T,
+    pub(super) k: T,
+    pub(super) v: T,
+    pub(super) g: T,
+    pub(super) a: T,
+    pub(super) b: T,
+    pub(super) state: T,
+}
+
+impl<T> Transition<T> {
+    pub(super) fn map<U>(self, f: impl Fn(T) -> U) -> Transition<U> {
+        let Self { q, k, v, g, a, b, state } = self;
+        Transition { q: f(q), k: f(k), v: f(v), g: f(g), a: f(a), b: f(b), state: f(state) }
+    }
+
+    pub(super) fn any(&self, f: impl Fn(&T) -> bool) -> bool {
+        [&self.q, &self.k, &self.v, &self.g, &self.a, &self.b, &self.state].into_iter().any(f)
+    }
+}
+
 /// What the operation reads; shapes as in [`kimi_delta`](super::kimi_delta()), which checks them. No size is 0.
 #[derive(Clone, Debug, ExtensionType)]
 pub(crate) struct Inputs<B: Backend> {

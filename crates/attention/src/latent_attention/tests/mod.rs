@@ -166,3 +166,21 @@ fn a_config_that_does_not_fit_is_an_error() {
         assert_eq!(error, format!("latent: {message}"));
     }
 }
+
+#[test]
+fn a_state_that_was_filled_elsewhere_goes_on_as_one_that_took_the_tokens_in() {
+    let layer = layer(&LatentAttentionConfig { rotary_base: Some(100.0), ..LatentAttentionConfig::new(2) }, 8);
+    let mut sampler = Sampler::new(8);
+    let (x, next) = (sampler.tensor([2, 21, 8], -1.0, 1.0).f32(&cpu()), sampler.tensor([2, 8], -1.0, 1.0).f32(&cpu()));
+    let (mut taken, mut filled) = (layer.state(2), layer.state(2));
+    layer.prefill(x.clone(), &mut taken);
+    let kept = layer.compress(x, 0);
+    filled.extend(kept.clone().narrow(2, 0, 15)).unwrap();
+    filled.extend(kept.clone().narrow(2, 15, 6)).unwrap();
+    assert_eq!((filled.len(), filled.bytes()), (taken.len(), taken.bytes()));
+    assert_close("next", &layer.step(next.clone(), &mut filled), &layer.step(next, &mut taken), 1e-6);
+
+    let error = filled.extend(kept.clone().narrow(0, 0, 1)).unwrap_err().to_string();
+    assert_eq!(error, "latent: `kept` must be of shape [2, 1, T, 18] in F32, got [1, 1, 21, 18] in F32");
+    assert_eq!(filled.len(), 22, "what is refused changes nothing");
+}

@@ -41,9 +41,14 @@ impl Setting {
         }
     }
 
-    pub(super) fn train(&self, lab: &mut Lab<'_, '_>, name: &str, mixer: MixerConfig, seed: u64) -> Result<Trained> {
-        let config = lab.language(self.model(mixer), self.recipe, seed);
-        lab.train(&format!("flowformer-{name}"), &config)
+    /// Trains a model with each mixer and seed; by seed, in the order of the mixers.
+    pub(super) fn train(&self, lab: &mut Lab<'_, '_>, mixers: &[(&str, MixerConfig)], seeds: &[u64]) -> Result<Vec<Vec<Trained>>> {
+        let runs = seeds.iter().flat_map(|&seed| mixers.iter().map(move |mixer| (seed, mixer)));
+        let runs: Vec<_> = runs
+            .map(|(seed, (name, mixer))| (format!("flowformer-{name}"), lab.language(self.model(mixer.clone()), self.recipe, seed)))
+            .collect();
+        let trained = lab.train_all(&runs)?;
+        Ok(trained.chunks(mixers.len()).map(<[_]>::to_vec).collect())
     }
 
     pub(super) fn describe(&self) -> String {
@@ -79,10 +84,9 @@ pub(super) fn test(lab: &mut Lab<'_, '_>) -> Result<Finding> {
     let models = [("flow", flow(true, true)), ("linear", linear()), ("softmax", softmax())];
     let (mut rows, mut lines, mut wins) = (Vec::new(), Vec::new(), Vec::new());
     let seeds = lab.seeds(2, 2);
-    for &seed in &seeds {
+    for (seed, trained) in seeds.iter().zip(setting.train(lab, &models, &seeds)?) {
         let mut losses = Vec::new();
-        for (name, mixer) in &models {
-            let trained = setting.train(lab, name, mixer.clone(), seed)?;
+        for ((name, _), trained) in models.iter().zip(trained) {
             losses.push(trained.evaluation.loss);
             rows.push(vec![(*name).to_owned(), seed.to_string(), format!("{:.4}", trained.evaluation.loss)]);
             lines.push((format!("{name}, seed {seed}"), trained.curve));

@@ -39,6 +39,10 @@ impl Row {
     }
 }
 
+fn mixers() -> [(&'static str, MixerConfig); 2] {
+    [("flow", flow(true, true)), ("softmax", softmax())]
+}
+
 pub(super) fn test(lab: &mut Lab<'_, '_>) -> Result<Finding> {
     if data::locate(IMAGES).is_none() {
         return Ok(Finding::none(Verdict::NotTestable(format!("the data set {IMAGES} is not on this machine: see `regard data list`"))));
@@ -54,14 +58,14 @@ pub(super) fn test(lab: &mut Lab<'_, '_>) -> Result<Finding> {
     for (name, task, source) in tasks {
         let mut losses = [Vec::new(), Vec::new()];
         let mut returns = [Vec::new(), Vec::new()];
-        for &seed in &seeds {
-            for (index, (kind, mixer)) in [("flow", flow(true, true)), ("softmax", softmax())].into_iter().enumerate() {
-                let config = config(lab, &task, source, &mixer, seed);
-                let trained = lab.train(&format!("flowformer-{name}-{kind}"), &config)?;
-                losses[index].push(trained.evaluation.accuracy.unwrap_or(trained.evaluation.loss));
-                if let TaskConfig::Control(control) = &task {
-                    returns[index].push(rolled_out(lab, &trained, control)?);
-                }
+        let all = seeds.iter().flat_map(|&seed| mixers().map(|(kind, mixer)| (seed, kind, mixer)));
+        let runs: Vec<_> =
+            all.map(|(seed, kind, mixer)| (format!("flowformer-{name}-{kind}"), config(lab, &task, source, &mixer, seed))).collect();
+        for (number, trained) in lab.train_all(&runs)?.iter().enumerate() {
+            let index = number % 2;
+            losses[index].push(trained.evaluation.accuracy.unwrap_or(trained.evaluation.loss));
+            if let TaskConfig::Control(control) = &task {
+                returns[index].push(rolled_out(lab, trained, control)?);
             }
         }
         let [flow, softmax] = losses.map(|values| mean(&values));
@@ -98,14 +102,9 @@ fn finding(lab: &Lab<'_, '_>, rows: &[Row], seeds: usize) -> Finding {
 
 fn language(lab: &mut Lab<'_, '_>, seeds: &[u64]) -> Result<Row> {
     let setting = Setting::of(lab);
-    let mut losses = [Vec::new(), Vec::new()];
-    for &seed in seeds {
-        // The trainings of claim 2.
-        for (index, (name, mixer)) in [("flow", flow(true, true)), ("softmax", softmax())].into_iter().enumerate() {
-            losses[index].push(setting.train(lab, name, mixer, seed)?.evaluation.loss);
-        }
-    }
-    let [flow, softmax] = losses.map(|values| mean(&values));
+    // The trainings of claim 2.
+    let trained = setting.train(lab, &mixers(), seeds)?;
+    let [flow, softmax] = [0, 1].map(|index| mean(&trained.iter().map(|of_seed| of_seed[index].evaluation.loss).collect::<Vec<_>>()));
     Ok(Row { task: "language", measure: "nats per byte", higher_is_better: false, flow, softmax })
 }
 

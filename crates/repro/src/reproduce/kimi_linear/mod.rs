@@ -1,5 +1,7 @@
 //! The claims of `kimi-linear`.
 
+mod decode;
+mod dplr;
 mod exact;
 mod recall;
 
@@ -32,7 +34,7 @@ pub(super) const CLAIMS: &[Claim] = &[
         title: "Cheaper than a general diagonal-plus-low-rank transition",
         published: "about twice as fast as general DPLR",
         rule: "time of KDA at most 0.65 of general DPLR at T >= 2k (H = 4, K = V = 64)",
-        test: Test::Missing("the general DPLR form to compare with"),
+        test: Test::Experiment(dplr::test),
     },
     Claim {
         system: SYSTEM,
@@ -40,7 +42,7 @@ pub(super) const CLAIMS: &[Claim] = &[
         title: "Three quarters less cache, faster decoding",
         published: "74.1 % less cache; decoding at 1M tokens 1.84 ms against 11.48 ms",
         rule: "bytes of the cache of an 8-layer hybrid equal to the formula; at 64k at least 74 % less than all-MLA and at most half the time a token",
-        test: Test::Missing("its experiment"),
+        test: Test::Experiment(decode::test),
     },
     Claim {
         system: SYSTEM,

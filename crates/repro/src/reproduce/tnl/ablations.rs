@@ -31,15 +31,18 @@ const NORMS: [usize; 2] = [6, 7];
 pub(super) fn test(lab: &mut Lab<'_, '_>) -> Result<Finding> {
     let sizes = Sizes::of(lab, 120);
     let seeds = lab.seeds(1, 3);
-    let mut losses = vec![Vec::new(); VARIANTS.len()];
+    let mut runs = Vec::new();
     for &seed in &seeds {
-        for (losses, (name, change)) in losses.iter_mut().zip(VARIANTS) {
+        for (name, change) in VARIANTS {
             let mut model = sizes.tnl();
             change(&mut model);
-            let config = lab.language(model.decoder()?, sizes.recipe, seed);
-            let trained = lab.train(&format!("tnl-ablation-{}", name.replace(' ', "-").to_lowercase()), &config)?;
-            losses.push(trained.evaluation.loss);
+            let name = format!("tnl-ablation-{}", name.replace(' ', "-").to_lowercase());
+            runs.push((name, lab.language(model.decoder()?, sizes.recipe, seed)));
         }
+    }
+    let mut losses = vec![Vec::new(); VARIANTS.len()];
+    for (number, trained) in lab.train_all(&runs)?.into_iter().enumerate() {
+        losses[number % VARIANTS.len()].push(trained.evaluation.loss);
     }
     let in_every_seed = |holds: &dyn Fn(usize) -> bool| (0..seeds.len()).all(holds);
     let worst = in_every_seed(&|s| (0..VARIANTS.len()).all(|v| v == NO_POSITIONS || losses[v][s] < losses[NO_POSITIONS][s]));

@@ -1,3 +1,5 @@
+use regard_models::DecoderConfig;
+
 use super::{
     super::{Figure, FigureKind, Finding, Lab, lab::text, values::mean},
     Sizes,
@@ -10,15 +12,17 @@ pub(super) fn test(lab: &mut Lab<'_, '_>) -> Result<Finding> {
     let models = [("tnl", sizes.tnl().decoder()?), ("transformer", transformer)];
     let (mut losses, mut rows, mut lines) = ([Vec::new(), Vec::new()], Vec::new(), Vec::new());
     let mut params = [0, 0];
-    for seed in lab.seeds(1, 2) {
-        for (index, (name, model)) in models.iter().enumerate() {
-            let config = lab.language(model.clone(), sizes.recipe, seed);
-            let trained = lab.train(&format!("tnl-quality-{name}"), &config)?;
-            losses[index].push(trained.evaluation.loss);
-            params[index] = trained.params;
-            rows.push(vec![(*name).to_owned(), seed.to_string(), trained.params.to_string(), format!("{:.4}", trained.evaluation.loss)]);
-            lines.push((format!("{name}, seed {seed}"), trained.curve));
-        }
+    let seeds = lab.seeds(1, 2);
+    let run = |(seed, (name, model)): (u64, &(&str, DecoderConfig))| {
+        (format!("tnl-quality-{name}"), lab.language(model.clone(), sizes.recipe, seed))
+    };
+    let all: Vec<_> = seeds.iter().flat_map(|&seed| models.iter().map(move |model| (seed, model))).collect();
+    let runs: Vec<_> = all.iter().copied().map(run).collect();
+    for (number, ((seed, (name, _)), trained)) in all.iter().zip(lab.train_all(&runs)?).enumerate() {
+        losses[number % models.len()].push(trained.evaluation.loss);
+        params[number % models.len()] = trained.params;
+        rows.push(vec![(*name).to_owned(), seed.to_string(), trained.params.to_string(), format!("{:.4}", trained.evaluation.loss)]);
+        lines.push((format!("{name}, seed {seed}"), trained.curve));
     }
     let [tnl, transformer] = losses.map(|l| mean(&l));
     let ratio = tnl / transformer;

@@ -2,7 +2,9 @@ use super::*;
 
 fn idx_file(sizes: &[u32], bytes: &[u8]) -> Vec<u8> {
     let mut content = (0x0800 + sizes.len() as u32).to_be_bytes().to_vec();
-    sizes.iter().for_each(|size| content.extend(size.to_be_bytes()));
+    for size in sizes {
+        content.extend(size.to_be_bytes());
+    }
     content.extend(bytes);
     content
 }
@@ -81,6 +83,7 @@ fn a_folder_without_images_and_a_file_that_is_none_are_refused() {
 }
 
 #[test]
+#[allow(clippy::print_stderr)]
 fn the_real_sets_are_read_where_they_are() {
     for (name, shape, counts) in [
         ("mnist", [1, 28, 28], [18_000, 2_000, 10_000]),

@@ -45,14 +45,14 @@ impl Decay {
         (-self.heads[head].slope * tokens as f64).exp() as f32
     }
 
-    pub(super) fn of(&self, head: usize, direction: Direction) -> Powers<'_> {
+    pub(crate) fn of(&self, head: usize, direction: Direction) -> Powers<'_> {
         Powers { head: &self.heads[head], block: self.block, direction }
     }
 }
 
 /// The powers that one head needs in one direction.
 #[derive(Clone, Copy)]
-pub(super) struct Powers<'a> {
+pub(crate) struct Powers<'a> {
     head: &'a Head,
     block: usize,
     direction: Direction,

@@ -10,4 +10,9 @@ mod schedule;
 mod step;
 mod sweep;
 
+pub(crate) use decay::Decay;
 pub(super) use flex::{backward, forward};
+pub(crate) use panels::Panels;
+pub(crate) use schedule::WORTH_A_THREAD;
+pub(crate) use step::Step;
+pub(crate) use sweep::{Block, Direction, Memory, Rows};

@@ -2,7 +2,7 @@ use crate::blocks::simd::{scratch, transpose};
 
 /// A matrix in panels of columns as wide as the registers of a product, each panel in one piece: rows of a wide matrix would fall on the
 /// same few places of the nearest cache.
-pub(super) struct Panels {
+pub(crate) struct Panels {
     data: Vec<f32>,
     rows: usize,
     columns: usize,
@@ -11,7 +11,7 @@ pub(super) struct Panels {
 
 /// Some columns of a matrix, all rows, `width` numbers apart.
 #[derive(Clone, Copy)]
-pub(super) struct Panel {
+pub(crate) struct Panel {
     /// The first column.
     pub(super) start: usize,
     /// Number of columns.
@@ -23,7 +23,7 @@ pub(super) struct Panel {
 impl Panels {
     /// # Panics
     /// If `width` is 0.
-    pub(super) fn new(rows: usize, columns: usize, width: usize) -> Self {
+    pub(crate) fn new(rows: usize, columns: usize, width: usize) -> Self {
         Self { data: scratch(rows * columns.next_multiple_of(width)), rows, columns, width }
     }
 
@@ -46,7 +46,7 @@ impl Panels {
 
     /// From rows one after another.
     #[inline(always)]
-    pub(super) fn load(&mut self, matrix: &[f32]) {
+    pub(crate) fn load(&mut self, matrix: &[f32]) {
         for Panel { start, columns, at } in self.panels() {
             let panel = self.data[at..].chunks_exact_mut(self.width);
             for (to, from) in panel.zip(matrix.chunks_exact(self.columns)) {
@@ -57,7 +57,7 @@ impl Panels {
 
     /// To rows one after another.
     #[inline(always)]
-    pub(super) fn store(&self, matrix: &mut [f32]) {
+    pub(crate) fn store(&self, matrix: &mut [f32]) {
         for Panel { start, columns, at } in self.panels() {
             let panel = self.data[at..].chunks_exact(self.width);
             for (from, to) in panel.zip(matrix.chunks_exact_mut(self.columns)) {
@@ -68,7 +68,7 @@ impl Panels {
 
     /// Becomes the transpose of another matrix.
     #[inline(always)]
-    pub(super) fn turn(&mut self, other: &Self) {
+    pub(crate) fn turn(&mut self, other: &Self) {
         assert!((self.rows, self.columns, self.width) == (other.columns, other.rows, other.width), "the sizes of the transpose");
         let width = self.width;
         for to in self.panels() {

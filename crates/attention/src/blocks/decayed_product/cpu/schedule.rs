@@ -9,7 +9,7 @@ use super::{
 use crate::blocks::simd::Target;
 
 /// Multiply-adds below which a second thread costs more than it brings.
-pub(super) const WORTH_A_THREAD: usize = 1 << 17;
+pub(crate) const WORTH_A_THREAD: usize = 1 << 17;
 
 /// One sweep over all heads of all sequences.
 pub(super) struct Pass<'a> {

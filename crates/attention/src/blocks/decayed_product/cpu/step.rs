@@ -1,23 +1,23 @@
 use pulp::{Arch, Simd, WithSimd};
 
 /// One token: `S ← λ S + kᵀ v`, then `o = scale · q S`, in one pass over the state.
-pub(super) struct Step<'a> {
-    pub(super) q: &'a [f32],
-    pub(super) k: &'a [f32],
-    pub(super) v: &'a [f32],
+pub(crate) struct Step<'a> {
+    pub(crate) q: &'a [f32],
+    pub(crate) k: &'a [f32],
+    pub(crate) v: &'a [f32],
     /// λ
-    pub(super) decay: f32,
-    pub(super) scale: f32,
+    pub(crate) decay: f32,
+    pub(crate) scale: f32,
     /// `[K, V]`
-    pub(super) state: &'a mut [f32],
+    pub(crate) state: &'a mut [f32],
     /// Where the V numbers of the output go.
-    pub(super) out: *mut f32,
+    pub(crate) out: *mut f32,
 }
 
 impl Step<'_> {
     /// # Safety
     /// Nobody else may use the memory of the output, which need not be initialised.
-    pub(super) unsafe fn run(self, arch: Arch) {
+    pub(crate) unsafe fn run(self, arch: Arch) {
         assert_eq!(self.q.len(), self.k.len(), "a token has one key width");
         assert_eq!(self.state.len(), self.k.len() * self.v.len(), "the state is K × V");
         arch.dispatch(self);

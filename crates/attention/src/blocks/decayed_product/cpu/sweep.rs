@@ -133,19 +133,20 @@ impl WithSimd for Task<'_> {
 
 /// Rows of a tensor.
 #[derive(Clone, Copy)]
-struct Rows {
-    ptr: *const f32,
-    stride: usize,
+pub(crate) struct Rows {
+    pub(crate) ptr: *const f32,
+    /// Distance of neighbouring rows.
+    pub(crate) stride: usize,
 }
 
 impl Rows {
-    fn new(view: &View, b: usize, h: usize, t: usize) -> Self {
+    pub(crate) fn new(view: &View, b: usize, h: usize, t: usize) -> Self {
         Self { ptr: view.row(b, h, t), stride: view.stride() }
     }
 }
 
 /// What a task needs besides its arguments.
-struct Memory {
+pub(crate) struct Memory {
     /// Rows of a block.
     size: usize,
     /// The rows of `b` turned. `[inner, block]`
@@ -155,32 +156,40 @@ struct Memory {
 }
 
 impl Memory {
-    fn new(inner: usize, size: usize, outputs: bool) -> Self {
+    /// For blocks of up to `size` tokens; without `outputs`, for [`Block::advance`] alone.
+    pub(crate) fn new(inner: usize, size: usize, outputs: bool) -> Self {
         Self { size, b: scratch(inner * size), scores: scratch(if outputs { size * size } else { 0 }) }
     }
 }
 
-/// Some tokens of a stretch.
-struct Block<'a> {
-    a: Rows,
-    b: Rows,
-    c: Rows,
-    inner: usize,
-    len: usize,
-    powers: Powers<'a>,
+/// Some tokens of a stretch. What it does to a state is `turn`, then `outputs` if they are wanted, then `advance`.
+pub(crate) struct Block<'a> {
+    pub(crate) a: Rows,
+    pub(crate) b: Rows,
+    pub(crate) c: Rows,
+    /// Width of `a` and `b`.
+    pub(crate) inner: usize,
+    pub(crate) len: usize,
+    pub(crate) powers: Powers<'a>,
 }
 
 impl Block<'_> {
     /// Turns the rows of `b`, which both outputs and state need.
+    ///
+    /// # Safety
+    /// The rows must lie in live memory, and the memory have room for a block.
     #[inline(always)]
-    unsafe fn turn(&self, memory: &mut Memory) {
+    pub(crate) unsafe fn turn(&self, memory: &mut Memory) {
         // SAFETY: blocks lie in their tensors, as the caller promises.
         unsafe { transpose(self.b.ptr, self.b.stride, self.len, self.inner, 1.0, &mut memory.b, memory.size) };
     }
 
     /// `out = ((A Bᵀ) ⊙ M) C + diag(read) A S`.
+    ///
+    /// # Safety
+    /// As [`turn`](Self::turn), which must have been called; nobody else may use the rows of the output.
     #[inline(always)]
-    unsafe fn outputs<S: Simd>(&self, simd: S, memory: &mut Memory, state: &Panels, (out, out_row): (*mut f32, usize)) {
+    pub(crate) unsafe fn outputs<S: Simd>(&self, simd: S, memory: &mut Memory, state: &Panels, (out, out_row): (*mut f32, usize)) {
         let Self { len, inner, .. } = *self;
         let size = memory.size;
         let (wanted, summed) = match self.powers.direction() {
@@ -234,8 +243,11 @@ impl Block<'_> {
     }
 
     /// `S ← λ^m S + (diag(write) B)ᵀ C` for a block of m tokens.
+    ///
+    /// # Safety
+    /// As [`turn`](Self::turn), which must have been called.
     #[inline(always)]
-    unsafe fn advance<S: Simd>(&self, simd: S, memory: &mut Memory, state: &mut Panels) {
+    pub(crate) unsafe fn advance<S: Simd>(&self, simd: S, memory: &mut Memory, state: &mut Panels) {
         let write = self.powers.write(self.len);
         for row in memory.b.chunks_exact_mut(memory.size) {
             for (x, &factor) in row.iter_mut().zip(write) {

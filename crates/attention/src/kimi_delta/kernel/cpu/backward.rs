@@ -240,7 +240,7 @@ impl Differentiated {
     fn through_rows<S: Simd>(&mut self, simd: S, chunk: &Prepared) {
         let (k, k_row, c_row) = (chunk.k, chunk.k_row, chunk.c_row);
         for (r, tokens) in chunk.blocks() {
-            let before = &chunk.before[r * k_row..][..k];
+            let before = &chunk.decays.before[r * k_row..][..k];
             for i in 2 * tokens.start..2 * tokens.end {
                 for (x, before) in self.rows[i * k_row..][..k].iter_mut().zip(before) {
                     *x *= before;
@@ -262,14 +262,14 @@ impl Differentiated {
                 // SAFETY: the rows of the block, the columns of the tokens before it.
                 unsafe { multiply(simd, product) };
             }
-            let over = &chunk.over[r * k_row..][..k];
+            let over = &chunk.decays.over[r * k_row..][..k];
             for i in 0..tokens.start {
                 for (x, over) in self.ends[i * k_row..][..k].iter_mut().zip(over) {
                     *x *= over;
                 }
             }
             for i in tokens {
-                let (key, until) = (chunk.key(i), &chunk.until[i * k_row..][..k]);
+                let (key, until) = (chunk.key(i), &chunk.decays.until[i * k_row..][..k]);
                 for ((x, key), until) in self.ends[i * k_row..][..k].iter_mut().zip(key).zip(until) {
                     *x = key * until;
                 }
@@ -298,7 +298,7 @@ impl Differentiated {
     fn through_columns<S: Simd>(&mut self, simd: S, chunk: &Prepared) {
         let (k, k_row, c_row) = (chunk.k, chunk.k_row, chunk.c_row);
         for (r, tokens) in chunk.blocks().rev().filter(|(r, _)| *r > 0) {
-            let over = &chunk.over[r * k_row..][..k];
+            let over = &chunk.decays.over[r * k_row..][..k];
             for i in 0..tokens.start {
                 for (x, over) in self.columns[i * k_row..][..k].iter_mut().zip(over) {
                     *x *= over;
@@ -326,7 +326,7 @@ impl Differentiated {
     fn undecay(&mut self, chunk: &Prepared, tokens: Range<usize>) {
         let (k, k_row) = (chunk.k, chunk.k_row);
         for i in tokens {
-            let (since, until) = (&chunk.since[i * k_row..][..k], &chunk.until[i * k_row..][..k]);
+            let (since, until) = (&chunk.decays.since[i * k_row..][..k], &chunk.decays.until[i * k_row..][..k]);
             let (query, key) = self.rows[2 * i * k_row..][..k_row + k].split_at_mut(k_row);
             let (query, column) = (&mut query[..k], &mut self.columns[i * k_row..][..k]);
             for d in 0..k {

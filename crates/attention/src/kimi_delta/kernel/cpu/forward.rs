@@ -17,13 +17,13 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Numbers of a memory of so many rows.
-    pub(super) fn len(rows: usize, problem: &Problem) -> usize {
-        rows * row_of(problem.sizes.v)
+    /// Numbers of a memory of so many rows of V.
+    pub(super) fn len(rows: usize, v: usize) -> usize {
+        rows * row_of(v)
     }
 
-    pub(super) fn new(memory: &mut [f32], problem: &Problem) -> Self {
-        Self { ptr: memory.as_mut_ptr(), row: row_of(problem.sizes.v) }
+    pub(super) fn new(memory: &mut [f32], v: usize) -> Self {
+        Self { ptr: memory.as_mut_ptr(), row: row_of(v) }
     }
 
     /// Some columns of a row.
@@ -110,17 +110,8 @@ pub(super) unsafe fn read<S: Simd>(simd: S, place: &Place, chunk: &Prepared, mem
 #[inline(always)]
 pub(super) unsafe fn advance<S: Simd>(simd: S, chunk: &Prepared, memory: Memory, next: Memory, columns: Range<usize>) {
     let k = chunk.k;
-    for (d, &total) in chunk.total().iter().enumerate() {
-        // SAFETY: the caller's promise; if both memories are one, no second slice is made.
-        let row = unsafe { next.part(d, &columns) };
-        if next.ptr != memory.ptr {
-            // SAFETY: as above.
-            row.copy_from_slice(unsafe { memory.part(d, &columns) });
-        }
-        for x in row {
-            *x *= total;
-        }
-    }
+    // SAFETY: the caller's promise.
+    unsafe { decay(chunk.total(), memory, next, &columns) };
     let product = Product {
         m: k,
         n: columns.len(),
@@ -135,4 +126,23 @@ pub(super) unsafe fn advance<S: Simd>(simd: S, chunk: &Prepared, memory: Memory,
     };
     // SAFETY: as in `write`.
     unsafe { multiply(simd, product) };
+}
+
+/// The state into the upper part of `next`, decayed.
+///
+/// # Safety
+/// As for [`advance`].
+#[inline(always)]
+pub(super) unsafe fn decay(total: &[f32], memory: Memory, next: Memory, columns: &Range<usize>) {
+    for (d, &total) in total.iter().enumerate() {
+        // SAFETY: the caller's promise; if both memories are one, no second slice is made.
+        let row = unsafe { next.part(d, columns) };
+        if next.ptr != memory.ptr {
+            // SAFETY: as above.
+            row.copy_from_slice(unsafe { memory.part(d, columns) });
+        }
+        for x in row {
+            *x *= total;
+        }
+    }
 }

@@ -4,7 +4,10 @@
 //! `backward` computes both again from the saved state and goes against the order of the chunks.
 
 mod backward;
+mod decays;
+mod dplr;
 mod flex;
+mod form;
 mod forward;
 mod pairs;
 mod prepare;
@@ -13,4 +16,5 @@ mod run;
 mod solve;
 mod step;
 
+pub(in crate::kimi_delta) use dplr::forward as dplr;
 pub(super) use flex::{backward, forward};

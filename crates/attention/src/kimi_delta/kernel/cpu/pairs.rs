@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{prepare::Prepared, problem::BLOCK};
 
 /// One number per token of a block, or per channel of eight.
-type Eight = [f32; BLOCK];
+pub(super) type Eight = [f32; BLOCK];
 
 /// The products of the queries, and of the keys times β, of a block with its own keys; zeros above the diagonal, and further on as far
 /// as a row of a block of registers may reach.
@@ -13,22 +13,10 @@ type Eight = [f32; BLOCK];
 pub(super) fn scores(chunk: &mut Prepared, scale: f32, tokens: Range<usize>) {
     let (m, k) = (tokens.len(), chunk.k);
     let row = |i: usize| tokens.start + i.min(m - 1);
-    let decay: [&[f32]; BLOCK] = std::array::from_fn(|i| &chunk.decay[row(i) * chunk.k_row..][..k]);
+    let decay: [&[f32]; BLOCK] = std::array::from_fn(|i| &chunk.decays.each[row(i) * chunk.k_row..][..k]);
     let query: [&[f32]; BLOCK] = std::array::from_fn(|i| chunk.query(row(i)));
     let key: [&[f32]; BLOCK] = std::array::from_fn(|i| chunk.key(row(i)));
-    let (mut of_query, mut of_key) = ([[0.0_f32; BLOCK]; BLOCK], [[0.0_f32; BLOCK]; BLOCK]);
-    for d in 0..k {
-        // Key j of channel d, decayed to token i, in lane j.
-        let mut keys = [0.0_f32; BLOCK];
-        for i in 0..BLOCK {
-            for key in &mut keys {
-                *key *= decay[i][d];
-            }
-            keys[i] = key[i][d];
-            add(&mut of_query[i], query[i][d], &keys);
-            add(&mut of_key[i], key[i][d], &keys);
-        }
-    }
+    let [of_query, of_key] = products::<false>([&decay, &query, &key, &key], k);
     for i in 0..m {
         let token = tokens.start + i;
         let beta = chunk.beta[token];
@@ -47,6 +35,31 @@ pub(super) fn scores(chunk: &mut Prepared, scale: f32, tokens: Range<usize>) {
     }
 }
 
+/// The products of queries, and of other rows, with columns of a block, decayed to them. With `BEFORE` those of the other rows are
+/// decayed to the token before the row's alone. Arguments: decays, queries, other rows, columns.
+#[inline(always)]
+pub(super) fn products<const BEFORE: bool>([decay, query, other, column]: [&[&[f32]; BLOCK]; 4], k: usize) -> [[Eight; BLOCK]; 2] {
+    let (mut of_query, mut of_other) = ([[0.0_f32; BLOCK]; BLOCK], [[0.0_f32; BLOCK]; BLOCK]);
+    for d in 0..k {
+        // Column j of channel d, decayed to token i, in lane j.
+        let mut columns = [0.0_f32; BLOCK];
+        for i in 0..BLOCK {
+            if BEFORE {
+                add(&mut of_other[i], other[i][d], &columns);
+            }
+            for column in &mut columns {
+                *column *= decay[i][d];
+            }
+            columns[i] = column[i][d];
+            add(&mut of_query[i], query[i][d], &columns);
+            if !BEFORE {
+                add(&mut of_other[i], other[i][d], &columns);
+            }
+        }
+    }
+    [of_query, of_other]
+}
+
 #[inline(always)]
 fn add(sum: &mut Eight, factor: f32, x: &Eight) {
     for (sum, x) in sum.iter_mut().zip(x) {
@@ -60,7 +73,7 @@ fn add(sum: &mut Eight, factor: f32, x: &Eight) {
 pub(super) fn backward(chunk: &Prepared, scale: f32, tokens: Range<usize>, products: &[f32], rows: &mut [f32], columns: &mut [f32]) {
     let (m, k, k_row) = (tokens.len(), chunk.k, chunk.k_row);
     let token = |i: usize| tokens.start + i.min(m - 1);
-    let decay: [&[f32]; BLOCK] = std::array::from_fn(|i| &chunk.decay[token(i) * k_row..][..k]);
+    let decay: [&[f32]; BLOCK] = std::array::from_fn(|i| &chunk.decays.each[token(i) * k_row..][..k]);
     let query: [&[f32]; BLOCK] = std::array::from_fn(|i| chunk.query(token(i)));
     let key: [&[f32]; BLOCK] = std::array::from_fn(|i| chunk.key(token(i)));
     // The factors of tokens that are missing in a short block are 0.

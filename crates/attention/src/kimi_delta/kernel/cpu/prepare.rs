@@ -3,13 +3,11 @@ use std::ops::Range;
 use pulp::Simd;
 
 use super::{
+    decays::{Decays, append, decay_row},
     pairs,
     problem::{BLOCK, Place, Problem, Sizes, row_of},
 };
-use crate::blocks::simd::{Band, Product, Strided, exp, multiply, scratch, transpose};
-
-/// Decays smaller than this are 0: products of them would leave the normal numbers.
-const SMALLEST: f32 = 1e-30;
+use crate::blocks::simd::{Band, Product, Strided, multiply, scratch, transpose};
 
 /// What of a chunk does not depend on the state. Rows of two kinds, of queries and of keys, alternate in memory: row 2i is of query i,
 /// row 2i + 1 of key i times β.
@@ -25,15 +23,7 @@ pub(super) struct Prepared {
     keys: Vec<f32>,
     /// β. `[C]`
     pub(super) beta: Vec<f32>,
-    /// `exp(g)`. `[C, K]`
-    pub(super) decay: Vec<f32>,
-    /// From the start of the block through token i. `[C, K]`
-    pub(super) since: Vec<f32>,
-    /// From after token i to the end of the block. `[C, K]`
-    pub(super) until: Vec<f32>,
-    /// Over block r, and from the start of the chunk to that of block r. `[blocks + 1, K]`
-    pub(super) over: Vec<f32>,
-    pub(super) before: Vec<f32>,
+    pub(super) decays: Decays,
     /// Scaled queries and keys times β, decayed since the start of their block. `[2C, K]`
     pub(super) rows: Vec<f32>,
     /// The same, decayed since the start of the chunk, and beside them the decayed products of queries and keys up to them, or of keys
@@ -47,9 +37,9 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn new(Sizes { k, chunk: c, .. }: Sizes) -> Self {
+    pub(super) fn new(sizes: Sizes) -> Self {
+        let Sizes { k, chunk: c, .. } = sizes;
         let (k_row, c_row, left_row) = (row_of(k), row_of(c), row_of(k + c));
-        let blocks = c.div_ceil(BLOCK) + 1;
         Self {
             n: 0,
             k,
@@ -59,11 +49,7 @@ impl Prepared {
             queries: scratch(c * k_row),
             keys: scratch(c * k_row),
             beta: scratch(c),
-            decay: scratch(c * k_row),
-            since: scratch(c * k_row),
-            until: scratch(c * k_row),
-            over: scratch(blocks * k_row),
-            before: scratch(blocks * k_row),
+            decays: Decays::new(sizes),
             rows: scratch(2 * c * k_row),
             left: scratch(2 * c * left_row),
             ends: scratch(k * c_row),
@@ -92,7 +78,7 @@ impl Prepared {
 
     /// Decay over the whole chunk. `[K]`
     pub(super) fn total(&self) -> &[f32] {
-        &self.before[self.n.div_ceil(BLOCK) * self.k_row..][..self.k]
+        self.decays.total(self.n)
     }
 
     /// Queries decayed since the start of the chunk and their products with keys, or (`keys`) keys times β and theirs. `[C, K + C]`
@@ -104,7 +90,7 @@ impl Prepared {
     #[inline(always)]
     pub(super) fn fill<S: Simd>(&mut self, simd: S, problem: &Problem, place: &Place, ahead: Option<Place>) {
         self.n = place.n;
-        self.before[..self.k].fill(1.0);
+        self.decays.begin();
         for (r, tokens) in self.blocks() {
             // Not earlier: rows that are far apart push one another out of the caches.
             let next = if tokens.end < place.n { Some((place, tokens.end)) } else { ahead.as_ref().map(|ahead| (ahead, 0)) };
@@ -124,18 +110,10 @@ impl Prepared {
     #[inline(always)]
     fn decays(&mut self, problem: &Problem, place: &Place, r: usize, tokens: Range<usize>) {
         let (k, k_row) = (self.k, self.k_row);
-        let (before, after) = self.before[r * k_row..].split_at_mut(k_row);
-        let (before, after) = (&before[..k], &mut after[..k]);
-        let since_start = &mut self.over[r * k_row..][..k];
-        since_start.fill(1.0);
-        for i in tokens.clone() {
-            let decay = &mut self.decay[i * k_row..][..k];
-            fill_decay(decay, problem.log_decay(place, i));
-            let since = &mut self.since[i * k_row..][..k];
-            for d in 0..k {
-                since_start[d] = flushed(since_start[d] * decay[d]);
-                since[d] = since_start[d];
-            }
+        self.decays.block(r, tokens.clone(), |i| problem.log_decay(place, i));
+        let before = &self.decays.before[r * k_row..][..k];
+        for i in tokens {
+            let (since, until) = (&self.decays.since[i * k_row..][..k], &self.decays.until[i * k_row..][..k]);
             let (scale, beta) = (problem.scale, problem.strength(place, i));
             self.beta[i] = beta;
             let (query, key) = (&mut self.queries[i * k_row..][..k], &mut self.keys[i * k_row..][..k]);
@@ -146,23 +124,7 @@ impl Prepared {
             let (start, next_start) = left.split_at_mut(self.left_row);
             decay_row(&mut row[..k], &mut start[..k], query, scale, since, before);
             decay_row(&mut next_row[..k], &mut next_start[..k], key, beta, since, before);
-        }
-        for d in 0..k {
-            after[d] = flushed(before[d] * since_start[d]);
-        }
-        let last = tokens.end - 1;
-        for i in tokens.rev() {
-            let (until, later) = self.until[i * k_row..].split_at_mut(k_row);
-            let until = &mut until[..k];
-            if i == last {
-                until.fill(1.0);
-            } else {
-                let (later, decay) = (&later[..k], &self.decay[(i + 1) * k_row..][..k]);
-                for d in 0..k {
-                    until[d] = flushed(later[d] * decay[d]);
-                }
-            }
-            let (end, key) = (&mut self.block[i % BLOCK * k_row..][..k], &self.keys[i * k_row..][..k]);
+            let end = &mut self.block[i % BLOCK * k_row..][..k];
             for d in 0..k {
                 end[d] = key[d] * until[d];
             }
@@ -197,40 +159,7 @@ impl Prepared {
         let (k, m) = (self.k, tokens.len());
         // SAFETY: the block holds m rows of K numbers, and `turned` K rows of m.
         unsafe { transpose(self.block.as_ptr(), self.k_row, m, k, 1.0, &mut self.turned[..k * m], m) };
-        let over = &self.over[r * self.k_row..][..k];
-        for (d, &over) in over.iter().enumerate() {
-            let row = &mut self.ends[d * self.c_row..][..tokens.end];
-            let (earlier, new) = row.split_at_mut(tokens.start);
-            for x in earlier {
-                *x *= over;
-            }
-            new.copy_from_slice(&self.turned[d * m..][..m]);
-        }
-    }
-}
-
-#[inline(always)]
-fn fill_decay(decay: &mut [f32], log: &[f32]) {
-    if let [log] = log {
-        decay.fill(exp(*log));
-    } else {
-        for (decay, log) in decay.iter_mut().zip(log) {
-            *decay = exp(*log);
-        }
-    }
-}
-
-#[inline(always)]
-fn flushed(x: f32) -> f32 {
-    if x < SMALLEST { 0.0 } else { x }
-}
-
-#[inline(always)]
-fn decay_row(row: &mut [f32], start: &mut [f32], x: &[f32], factor: f32, since: &[f32], before: &[f32]) {
-    let k = row.len();
-    let (start, x, since, before) = (&mut start[..k], &x[..k], &since[..k], &before[..k]);
-    for d in 0..k {
-        row[d] = x[d] * factor * since[d];
-        start[d] = row[d] * before[d];
+        let over = &self.decays.over[r * self.k_row..][..k];
+        append(&mut self.ends, self.c_row, tokens, over, &self.turned);
     }
 }

@@ -25,6 +25,21 @@ pub(crate) struct Sequence {
     pub(crate) chunks_before: usize,
 }
 
+impl Sequence {
+    /// The n-th chunk of a head.
+    pub(super) fn place(&self, head: usize, n: usize, chunk: usize) -> Place {
+        let first = n * chunk;
+        Place { batch: self.batch, head, start: self.start + first, n: chunk.min(self.len - first) }
+    }
+
+    /// The chunk behind one, or that before it, if there is one.
+    pub(super) fn neighbour(&self, place: &Place, chunk: usize, behind: bool) -> Option<Place> {
+        let n = (place.start - self.start) / chunk;
+        let n = if behind { n + 1 } else { n.checked_sub(1)? };
+        (n * chunk < self.len).then(|| self.place(place.head, n, chunk))
+    }
+}
+
 /// The sequences of a batch, or those packed into its only row.
 pub(crate) fn sequences(batch: usize, tokens: usize, boundaries: Option<&[usize]>, chunk: usize) -> Vec<Sequence> {
     let places: Vec<(usize, usize, usize)> = match boundaries {
@@ -76,19 +91,6 @@ impl Problem<'_> {
     /// Whether a value head is the first of those that read a query/key head.
     pub(super) fn is_first(&self, head: usize) -> bool {
         head.is_multiple_of(self.sizes.w / self.sizes.h)
-    }
-
-    /// The n-th chunk of a sequence.
-    pub(super) fn place(&self, sequence: &Sequence, head: usize, n: usize) -> Place {
-        let first = n * self.sizes.chunk;
-        Place { batch: sequence.batch, head, start: sequence.start + first, n: self.sizes.chunk.min(sequence.len - first) }
-    }
-
-    /// The chunk behind one of a sequence, or that before it, if there is one.
-    pub(super) fn neighbour(&self, sequence: &Sequence, place: &Place, behind: bool) -> Option<Place> {
-        let n = (place.start - sequence.start) / self.sizes.chunk;
-        let n = if behind { n + 1 } else { n.checked_sub(1)? };
-        (n * self.sizes.chunk < sequence.len).then(|| self.place(sequence, place.head, n))
     }
 
     /// The query of a token. `[K]`

@@ -10,9 +10,10 @@ use rayon::prelude::*;
 
 use super::{
     backward::{Around, Differentiated, Targets},
-    forward::{Memory, advance, read, write},
+    form::Form,
+    forward::{Memory, write},
     prepare::Prepared,
-    problem::{Place, Problem, Sequence},
+    problem::{Place, Problem, Sequence, Sizes},
 };
 use crate::blocks::simd::{Target, View, scratch};
 
@@ -42,14 +43,15 @@ struct Division {
 
 impl Division {
     /// For so many heads to be done.
-    fn new(problem: &Problem, heads: usize) -> Self {
+    fn new(form: &impl Form, heads: usize) -> Self {
         let threads = rayon::current_num_threads();
-        let chunks = problem.sequences.iter().map(|s| s.len.div_ceil(problem.sizes.chunk)).max().unwrap_or(1);
-        if !worth_threads(problem) || heads.is_multiple_of(threads) || heads >= 4 * threads || chunks == 1 {
+        let sizes = form.sizes();
+        let chunks = form.sequences().iter().map(|s| s.len.div_ceil(sizes.chunk)).max().unwrap_or(1);
+        if !worth_threads(form) || heads.is_multiple_of(threads) || heads >= 4 * threads || chunks == 1 {
             return Self { group: 1, parts: 1 };
         }
         let each = threads.div_ceil(heads).max(2);
-        Self { group: (CHUNKS * each).min(chunks), parts: each.min(problem.sizes.v.div_ceil(COLUMNS)) }
+        Self { group: (CHUNKS * each).min(chunks), parts: each.min(sizes.v.div_ceil(COLUMNS)) }
     }
 
     /// The columns of a part.
@@ -59,10 +61,10 @@ impl Division {
     }
 }
 
-fn worth_threads(problem: &Problem) -> bool {
+fn worth_threads(form: &impl Form) -> bool {
     const MULTIPLY_ADDS: usize = 1 << 17;
-    let sizes = problem.sizes;
-    let tokens: usize = problem.sequences.iter().map(|s| s.len).sum();
+    let sizes = form.sizes();
+    let tokens: usize = form.sequences().iter().map(|s| s.len).sum();
     tokens * sizes.w * (3 * sizes.k * sizes.v + sizes.chunk * (sizes.k + sizes.v)) >= MULTIPLY_ADDS
 }
 
@@ -76,68 +78,67 @@ fn for_each(count: usize, parallel: bool, task: impl Fn(usize) + Sync + Send) {
 }
 
 /// The forward pass from the states `initial` `[N, W, K, V]`.
-pub(crate) fn forward(problem: &Problem, initial: &View, outputs: &Outputs) {
-    let w = problem.sizes.w;
-    let heads = problem.sequences.len() * w;
-    let division = Division::new(problem, heads);
-    for_each(heads, worth_threads(problem), |task| {
+pub(super) fn forward(form: &impl Form, initial: &View, outputs: &Outputs) {
+    let w = form.sizes().w;
+    let heads = form.sequences().len() * w;
+    let division = Division::new(form, heads);
+    for_each(heads, worth_threads(form), |task| {
         let (sequence, head) = (task / w, task % w);
-        forward_head(problem, sequence, head, initial, outputs, division);
+        forward_head(form, sequence, head, initial, outputs, division);
     });
 }
 
-struct ForwardSlot {
-    chunk: Prepared,
+struct ForwardSlot<C> {
+    chunk: C,
     memory: Vec<f32>,
     place: Option<Place>,
 }
 
-fn forward_head(problem: &Problem, number: usize, head: usize, initial: &View, outputs: &Outputs, division: Division) {
-    let sequence = &problem.sequences[number];
-    let sizes = problem.sizes;
+fn forward_head<F: Form>(form: &F, number: usize, head: usize, initial: &View, outputs: &Outputs, division: Division) {
+    let sequence = &form.sequences()[number];
+    let sizes = form.sizes();
     let arch = Arch::new();
-    let mut slots: Vec<ForwardSlot> = (0..division.group)
-        .map(|_| ForwardSlot { chunk: Prepared::new(sizes), memory: scratch(Memory::len(sizes.k + sizes.chunk, problem)), place: None })
+    let mut slots: Vec<ForwardSlot<F::Chunk>> = (0..division.group)
+        .map(|_| ForwardSlot { chunk: form.workspace(), memory: scratch(Memory::len(form.memory_rows(), sizes.v)), place: None })
         .collect();
     let mut current = 0;
-    load(problem, Memory::new(&mut slots[0].memory, problem), initial, number, head);
-    for group in groups(problem, sequence, head, division.group) {
+    load(sizes, Memory::new(&mut slots[0].memory, sizes.v), initial, number, head);
+    for group in groups(sizes, sequence, head, division.group) {
         if group.len() > 1 {
             slots
                 .par_iter_mut()
                 .zip(&group)
-                .for_each(|(slot, place)| arch.dispatch(Fill { chunk: &mut slot.chunk, problem, place, ahead: None }));
+                .for_each(|(slot, place)| arch.dispatch(Fill { chunk: &mut slot.chunk, form, place, ahead: None }));
         } else {
-            let ahead = problem.neighbour(sequence, &group[0], true);
-            arch.dispatch(Fill { chunk: &mut slots[0].chunk, problem, place: &group[0], ahead });
+            let ahead = sequence.neighbour(&group[0], sizes.chunk, true);
+            arch.dispatch(Fill { chunk: &mut slots[0].chunk, form, place: &group[0], ahead });
         }
-        let memories: Vec<Memory> = slots.iter_mut().map(|slot| Memory::new(&mut slot.memory, problem)).collect();
+        let memories: Vec<Memory> = slots.iter_mut().map(|slot| Memory::new(&mut slot.memory, sizes.v)).collect();
         for (slot, place) in slots.iter_mut().zip(&group) {
             slot.place = Some(*place);
         }
         let first_chunk = sequence.chunks_before + (group[0].start - sequence.start) / sizes.chunk;
         let slots = &slots[..group.len()];
         for_each(division.parts, true, |part| {
-            arch.dispatch(Through { problem, slots, memories: &memories, outputs, first_chunk, columns: division.columns(part, sizes.v) });
+            arch.dispatch(Through { form, slots, memories: &memories, outputs, first_chunk, columns: division.columns(part, sizes.v) });
         });
         current = group.len() % division.group;
     }
-    let memory = Memory::new(&mut slots[current].memory, problem);
-    store(problem, memory, &outputs.state, number, head, &(0..sizes.v));
+    let memory = Memory::new(&mut slots[current].memory, sizes.v);
+    store(sizes, memory, &outputs.state, number, head, &(0..sizes.v));
 }
 
 /// The chunks of a sequence, in groups.
-fn groups<'a>(problem: &'a Problem, sequence: &'a Sequence, head: usize, size: usize) -> impl DoubleEndedIterator<Item = Vec<Place>> + 'a {
-    let chunks = sequence.len.div_ceil(problem.sizes.chunk);
+fn groups(sizes: Sizes, sequence: &Sequence, head: usize, size: usize) -> impl DoubleEndedIterator<Item = Vec<Place>> {
+    let chunks = sequence.len.div_ceil(sizes.chunk);
     (0..chunks.div_ceil(size)).map(move |group| {
         let first = group * size;
-        (first..(first + size).min(chunks)).map(|n| problem.place(sequence, head, n)).collect()
+        (first..(first + size).min(chunks)).map(|n| sequence.place(head, n, sizes.chunk)).collect()
     })
 }
 
 /// A state `[.., .., K, V]` into the upper part of a memory that nobody else uses.
-fn load(problem: &Problem, memory: Memory, states: &View, number: usize, head: usize) {
-    let sizes = problem.sizes;
+fn load(sizes: Sizes, memory: Memory, states: &View, number: usize, head: usize) {
     for d in 0..sizes.k {
         // SAFETY: the view has such states; nobody else uses the memory, which has K rows.
         unsafe { memory.part(d, &(0..sizes.v)).copy_from_slice(std::slice::from_raw_parts(states.row(number, head, d), sizes.v)) };
@@ -146,57 +147,53 @@ fn load(problem: &Problem, memory: Memory, states: &View, number: usize, head: u
 
 /// The inverse of [`load`] for some columns, of states that nobody else writes.
 #[inline(always)]
-fn store(problem: &Problem, memory: Memory, states: &Target, number: usize, head: usize, columns: &Range<usize>) {
-    for d in 0..problem.sizes.k {
+fn store(sizes: Sizes, memory: Memory, states: &Target, number: usize, head: usize, columns: &Range<usize>) {
+    for d in 0..sizes.k {
         // SAFETY: one task writes this state's columns, from a memory whose columns it owns.
         unsafe { states.part(number, head, d, columns.clone()).copy_from_slice(memory.part(d, columns)) };
     }
 }
 
-struct Fill<'a> {
-    chunk: &'a mut Prepared,
-    problem: &'a Problem<'a>,
+struct Fill<'a, F: Form> {
+    chunk: &'a mut F::Chunk,
+    form: &'a F,
     place: &'a Place,
     ahead: Option<Place>,
 }
 
-impl WithSimd for Fill<'_> {
+impl<F: Form> WithSimd for Fill<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        self.chunk.fill(simd, self.problem, self.place, self.ahead);
+        self.form.fill(simd, self.chunk, self.place, self.ahead);
     }
 }
 
 /// Some columns of the state through a group of chunks.
-struct Through<'a> {
-    problem: &'a Problem<'a>,
-    slots: &'a [ForwardSlot],
+struct Through<'a, F: Form> {
+    form: &'a F,
+    slots: &'a [ForwardSlot<F::Chunk>],
     memories: &'a [Memory],
     outputs: &'a Outputs<'a>,
     first_chunk: usize,
     columns: Range<usize>,
 }
 
-impl WithSimd for Through<'_> {
+impl<F: Form> WithSimd for Through<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { problem, slots, memories, outputs, first_chunk, columns } = self;
+        let Self { form, slots, memories, outputs, first_chunk, columns } = self;
         for (i, slot) in slots.iter().enumerate() {
             let Some(place) = &slot.place else { continue };
             let (memory, next) = (memories[i], memories[(i + 1) % memories.len()]);
             if let Some(states) = &outputs.states {
-                store(problem, memory, states, first_chunk + i, place.head, &columns);
+                store(form.sizes(), memory, states, first_chunk + i, place.head, &columns);
             }
             // SAFETY: this task alone has these columns.
-            unsafe {
-                write(simd, problem, place, &slot.chunk, memory, columns.clone());
-                read(simd, place, &slot.chunk, memory, &outputs.o, columns.clone());
-                advance(simd, &slot.chunk, memory, next, columns.clone());
-            }
+            unsafe { form.through(simd, &slot.chunk, place, [memory, next], &outputs.o, columns.clone()) };
         }
     }
 }
@@ -243,26 +240,26 @@ fn backward_heads(
     let mut slots: Vec<BackwardSlot> = (0..division.group)
         .map(|_| BackwardSlot {
             chunk: Prepared::new(sizes),
-            memory: scratch(Memory::len(sizes.k + sizes.chunk, problem)),
+            memory: scratch(Memory::len(sizes.k + sizes.chunk, sizes.v)),
             differentiated: Differentiated::new(sizes),
         })
         .collect();
     // Gradients of the states before the chunks of a group, and of that behind the last.
-    let mut d_states: Vec<Vec<f32>> = (0..=division.group).map(|_| scratch(Memory::len(sizes.k, problem))).collect();
+    let mut d_states: Vec<Vec<f32>> = (0..=division.group).map(|_| scratch(Memory::len(sizes.k, sizes.v))).collect();
     let per_group = sizes.w / sizes.h;
     for head in group_head * per_group..(group_head + 1) * per_group {
-        load(problem, Memory::new(&mut d_states[0], problem), &cotangents.state, number, head);
-        for group in groups(problem, sequence, head, division.group).rev() {
+        load(sizes, Memory::new(&mut d_states[0], sizes.v), &cotangents.state, number, head);
+        for group in groups(sizes, sequence, head, division.group).rev() {
             d_states.swap(0, group.len());
             let first_chunk = sequence.chunks_before + (group[0].start - sequence.start) / sizes.chunk;
             let parallel = group.len() > 1;
             each_slot(&mut slots, parallel, group.len(), |i, slot| {
-                let memory = Memory::new(&mut slot.memory, problem);
-                load(problem, memory, &cotangents.states, first_chunk + i, head);
-                let ahead = if parallel { None } else { problem.neighbour(sequence, &group[i], false) };
+                let memory = Memory::new(&mut slot.memory, sizes.v);
+                load(sizes, memory, &cotangents.states, first_chunk + i, head);
+                let ahead = if parallel { None } else { sequence.neighbour(&group[i], sizes.chunk, false) };
                 arch.dispatch(Again { problem, place: &group[i], ahead, slot, memory, d_o: &cotangents.o });
             });
-            let d_memories: Vec<Memory> = d_states.iter_mut().map(|d| Memory::new(d, problem)).collect();
+            let d_memories: Vec<Memory> = d_states.iter_mut().map(|d| Memory::new(d, sizes.v)).collect();
             let upstream: Vec<Upstream> = slots.iter_mut().map(|slot| Upstream(slot.differentiated.upstream())).collect();
             let chunks = &slots[..group.len()];
             for_each(division.parts, true, |part| {
@@ -273,7 +270,7 @@ fn backward_heads(
                 arch.dispatch(Inputs { problem, place: &group[i], slot, d_state: d_memories[i + 1], targets });
             });
         }
-        store(problem, Memory::new(&mut d_states[0], problem), d_initial, number, head, &(0..sizes.v));
+        store(sizes, Memory::new(&mut d_states[0], sizes.v), d_initial, number, head, &(0..sizes.v));
     }
 }
 
@@ -352,7 +349,7 @@ impl WithSimd for Inputs<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { problem, place, slot, d_state, targets } = self;
-        let memory = Memory::new(&mut slot.memory, problem);
+        let memory = Memory::new(&mut slot.memory, problem.sizes.v);
         // SAFETY: this task alone has the slot, and this chunk's rows of the targets.
         unsafe { slot.differentiated.inputs(simd, problem, place, &slot.chunk, Around { memory, d_state }, targets) };
     }

@@ -68,24 +68,24 @@ impl Prepared {
 }
 
 /// Sizes of the squares of a chunk, in the order of the levels.
-fn sizes(c: usize) -> impl Iterator<Item = usize> {
+pub(super) fn sizes(c: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(1), |s| Some(2 * s)).take_while(move |s| *s < c)
 }
 
 /// `a bᵀ`, by the rows of both.
-fn times(a: Tensor<3>, b: &Tensor<3>) -> Tensor<3> {
+pub(super) fn times(a: Tensor<3>, b: &Tensor<3>) -> Tensor<3> {
     let [p, s, _] = a.dims();
     if s == 1 { (a * b.clone()).sum_dim(2) } else { a.matmul(b.clone().swap_dims(1, 2)) }.reshape([p, s, s])
 }
 
 /// The chunks of each head apart: `[M, I, J]` as `[M/N, N, I, J]`.
-fn apart(x: Tensor<3>, count: usize) -> Tensor<4> {
+pub(super) fn apart(x: Tensor<3>, count: usize) -> Tensor<4> {
     let [m, i, j] = x.dims();
     x.reshape([m / count, count, i, j])
 }
 
 /// The inverse of [`apart`] for the chunks `[M/N, 1, I, J]` in order.
-fn side_by_side(chunks: Vec<Tensor<4>>) -> Tensor<3> {
+pub(super) fn side_by_side(chunks: Vec<Tensor<4>>) -> Tensor<3> {
     let [heads, _, i, j] = chunks[0].dims();
     let count = chunks.len();
     Tensor::cat(chunks, 1).reshape([heads * count, i, j])

@@ -3,6 +3,7 @@
 //! A sequence is cut into runs of chunks; only the states between the chunks are kept for the backward pass.
 
 mod chunk;
+mod dplr;
 mod halving;
 
 use burn::{
@@ -11,6 +12,8 @@ use burn::{
 };
 
 use self::chunk::Chunks;
+pub(in crate::kimi_delta) use dplr::forward as dplr;
+
 use super::{Gradients, Inputs, Options, Output, Saved};
 use crate::blocks::Maybe;
 
@@ -148,19 +151,7 @@ impl Sequences {
     /// The runs in chunks of `size`.
     fn cuts(&self, size: usize) -> Vec<Cut> {
         let [b, t, w, _] = self.v.dims();
-        let (whole, rest) = (t / size, t % size);
-        let per_run = (RUN_ROWS / (size * b * w)).max(1);
-        let mut cuts: Vec<_> = (0..whole)
-            .step_by(per_run)
-            .map(|n| {
-                let count = per_run.min(whole - n);
-                Cut { start: n * size, tokens: count * size, count, size }
-            })
-            .collect();
-        if rest > 0 {
-            cuts.push(Cut { start: whole * size, tokens: rest, count: 1, size: rest.next_power_of_two() });
-        }
-        cuts
+        cuts([b, t, w], size)
     }
 
     fn cut(&self, cut: &Cut) -> Chunks {
@@ -213,6 +204,23 @@ impl Sequences {
         });
         Self { q, k, v, g, beta: beta.squeeze_dim(3), state: d_state.reshape([b, w, d_k, d_v]) }
     }
+}
+
+/// The runs of `[B, T, W]` in chunks of `size`.
+fn cuts([b, t, w]: [usize; 3], size: usize) -> Vec<Cut> {
+    let (whole, rest) = (t / size, t % size);
+    let per_run = (RUN_ROWS / (size * b * w)).max(1);
+    let mut cuts: Vec<_> = (0..whole)
+        .step_by(per_run)
+        .map(|n| {
+            let count = per_run.min(whole - n);
+            Cut { start: n * size, tokens: count * size, count, size }
+        })
+        .collect();
+    if rest > 0 {
+        cuts.push(Cut { start: whole * size, tokens: rest, count: 1, size: rest.next_power_of_two() });
+    }
+    cuts
 }
 
 /// The tokens of a run of `x` `[B, T, H, n]` as `[B·W·N, C, n]`, each head for the W/H value heads that read it. What a last chunk

@@ -23,7 +23,7 @@ pub(crate) enum MaybeBool<B: Backend> {
     None,
 }
 
-/// What attention reads; shapes as in [`softmax_attention`](super::softmax_attention()), which checks them.
+/// What attention reads; shapes as in [`softmax_attention`](super::op::softmax_attention), which checks them.
 #[derive(Clone, Debug, ExtensionType)]
 pub(crate) struct Inputs<B: Backend> {
     /// `[B, H, T, K]`

@@ -15,12 +15,10 @@ use super::{
     forward::forward,
     problem::{Bias, Distances, Problem, Sizes},
 };
-use crate::{
-    blocks::{
-        flex::{NewTensor, dims, from_start, strides, view, with_whole_rows},
-        simd::{Target, View, scratch},
-    },
-    softmax_attention::kernel::{Gradients, Inputs, Maybe, MaybeBool, Options, Saved},
+use crate::blocks::{
+    flex::{NewTensor, dims, from_start, strides, view, with_whole_rows},
+    simd::{Target, View, scratch},
+    softmax::kernel::{Gradients, Inputs, Maybe, MaybeBool, Options, Saved},
 };
 
 /// Inputs whose rows are contiguous.
