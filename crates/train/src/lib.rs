@@ -16,5 +16,5 @@ pub use engine::{
 };
 pub use error::{Error, Result};
 pub use generate::{Sampling, generate};
-pub use tasks::{LmConfig, RecallConfig, Task, TaskConfig};
+pub use tasks::{CopyConfig, LmConfig, RecallConfig, Task, TaskConfig};
 pub use tokenizer::Tokenizer;

@@ -79,6 +79,8 @@ enum TaskName {
     Lm,
     /// Multi-query associative recall
     Recall,
+    /// Copy the token a number of places back
+    Copy,
 }
 
 pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
@@ -124,6 +126,7 @@ impl Args {
         let mut config = match (&self.config, self.task) {
             (Some(path), _) => CompareConfig::load(path)?,
             (None, Some(TaskName::Recall)) => CompareConfig::recall(),
+            (None, Some(TaskName::Copy)) => CompareConfig::copy(),
             (None, _) => CompareConfig::lm(),
         };
         if self.config.is_some() && self.task.is_some() {

@@ -4,7 +4,7 @@ use std::{
     time::Instant,
 };
 
-use regard_train::{StepCost, Task, TaskConfig, Tokenizer, measure_step};
+use regard_train::{StepCost, Task, Tokenizer, measure_step};
 
 use super::{
     Budget, CandidateResult, CompareConfig, CompareEvent, Comparison, Context, SeedResult,
@@ -189,10 +189,7 @@ impl<'a> Driver<'a> {
         let config = &self.config;
         let candidates = self.matched.iter().zip(results).map(|(m, seeds)| CandidateResult::gather(m, seeds.clone()));
         let comparison = Comparison {
-            task: match config.task {
-                TaskConfig::Lm(_) => "lm".into(),
-                TaskConfig::Recall(_) => "recall".into(),
-            },
+            task: config.task.name().into(),
             data: config.data.as_ref().map(|d| d.source.clone()),
             unit: self.task.tokenizer().map_or("token", Tokenizer::unit).into(),
             vocab: self.task.vocab(),

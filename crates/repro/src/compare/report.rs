@@ -2,7 +2,7 @@ use std::path::Path;
 
 use maud::{Markup, html};
 use regard_train::{
-    EvalRecord, Record, Run,
+    EvalRecord, Record, Run, TaskConfig,
     report::{Axis, Plot, Quantity, Series, code, facts, folded, page, plots, sample},
 };
 
@@ -55,15 +55,7 @@ fn title(c: &Comparison) -> String {
     };
     match &c.data {
         Some(data) => format!("{names} on {}", data.rsplit('/').find(|part| !part.is_empty()).unwrap_or(data)),
-        None => format!("{names} on {}", task_name(&c.task)),
-    }
-}
-
-fn task_name(task: &str) -> &str {
-    match task {
-        "lm" => "language modelling",
-        "recall" => "associative recall",
-        other => other,
+        None => format!("{names} on {}", TaskConfig::title(&c.task)),
     }
 }
 
@@ -72,7 +64,7 @@ fn lead(c: &Comparison) -> String {
     let seeds = c.candidates.iter().map(|c| c.seeds.len()).max().unwrap_or(0);
     format!(
         "{} with {} of about {} parameters each: the same data in the same order, the same schedule, {} steps of {} tokens, {seeds} {}.{}",
-        capital(task_name(&c.task)),
+        capital(TaskConfig::title(&c.task)),
         if c.candidates.len() == 1 { "a model".to_owned() } else { format!("{} models", c.candidates.len()) },
         Quantity::Count.text(params as f64, 3),
         c.steps,
@@ -104,7 +96,7 @@ fn columns(c: &Comparison) -> Vec<Column> {
     let mut columns = vec![plain("Parameters", "", |c| Some(c.params as f64), 0, |v| Quantity::Count.text(v, 4))];
     if c.by_accuracy() {
         let percent = |v: f64| format!("{:.1} %", 100.0 * v);
-        columns.push(Column { range: |c| c.accuracy_range, ..plain("Accuracy", "of recalled values", |c| c.accuracy, 1, percent) });
+        columns.push(Column { range: |c| c.accuracy_range, ..plain("Accuracy", "of what is asked", |c| c.accuracy, 1, percent) });
     }
     columns.push(Column {
         range: |c| c.val_loss_range,
@@ -324,7 +316,7 @@ fn setting(c: &Comparison, config: &CompareConfig) -> Vec<(&'static str, String)
     let rate = |v: f64| Quantity::Scientific.text(v, 2);
     let o = &config.optimizer;
     let mut rows = vec![
-        ("Task", task_name(&c.task).to_owned()),
+        ("Task", TaskConfig::title(&c.task).to_owned()),
         ("Data", c.data.clone().map_or_else(|| "generated".into(), |d| format!("{d}{tokens}, vocabulary of {}", c.vocab))),
         ("Model", format!("width {}, {} layers, {} heads, RMSNorm before each part, SwiGLU, tied embedding", c.d_model, c.layers, c.heads)),
         ("Weights", "inner width of the channel mixers solved so that all candidates agree within 2 %".into()),

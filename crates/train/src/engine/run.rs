@@ -54,7 +54,7 @@ impl Run {
                 Some(parsed)
             }
             TaskConfig::Lm(_) => return Err(Error::NotARun { path: dir.into(), missing: TOKENIZER }),
-            TaskConfig::Recall(_) => None,
+            TaskConfig::Recall(_) | TaskConfig::Copy(_) => None,
         };
         Ok(Self { dir: dir.into(), config, tokenizer })
     }

@@ -47,7 +47,8 @@ pub fn run_report(run: &Run, extra: &RunFacts) -> Result<String> {
     }
     let config = run.config();
     let mixers: Vec<_> = config.model.mixers.iter().map(regard::MixerConfig::kind).collect();
-    let title = format!("{} on {}", mixers.join(", "), config.data.as_ref().map_or("associative recall", |d| d.source.as_str()));
+    let title =
+        format!("{} on {}", mixers.join(", "), config.data.as_ref().map_or(TaskConfig::title(config.task.name()), |d| d.source.as_str()));
     let total = config.train.steps.unwrap_or_default();
     let lead = format!(
         "{} layers of width {}, {} of {total} steps of {} tokens.",
@@ -59,7 +60,7 @@ pub fn run_report(run: &Run, extra: &RunFacts) -> Result<String> {
     let body = html! {
         (facts(&summary(&steps, &evaluations, extra)))
         h2 { "Training" }
-        (plots(&drawn(&steps, &evaluations, matches!(config.task, TaskConfig::Recall(_)))))
+        (plots(&drawn(&steps, &evaluations, !matches!(config.task, TaskConfig::Lm(_)))))
         @if let Some((prompt, text)) = &extra.sample { h2 { "Sample" } (sample("", prompt, text)) }
         h2 { "How it was done" }
         @if let Some(command) = &extra.command { h3 { "Command" } (code(command)) }
@@ -90,7 +91,7 @@ fn summary(steps: &[StepRecord], evaluations: &[EvalRecord], extra: &RunFacts) -
     rows
 }
 
-fn drawn(steps: &[StepRecord], evaluations: &[EvalRecord], recall: bool) -> Vec<Plot> {
+fn drawn(steps: &[StepRecord], evaluations: &[EvalRecord], by_accuracy: bool) -> Vec<Plot> {
     let loss = |against: &str, x: Axis, train: fn(&StepRecord) -> f64, valid: fn(&EvalRecord) -> f64| {
         let mut plot = Plot::new(format!("Loss against {against}"), x, Axis::linear("nats per token", Quantity::Plain));
         let (training, validation) = (steps.iter().map(|s| (train(s), s.loss)), evaluations.iter().map(|e| (valid(e), e.loss)));
@@ -105,7 +106,7 @@ fn drawn(steps: &[StepRecord], evaluations: &[EvalRecord], recall: bool) -> Vec<
         loss("tokens", tokens(), |s| s.tokens as f64, |e| e.tokens as f64),
         loss("time", Axis::linear("training time", Quantity::Seconds).zero(), |s| s.seconds, |e| e.seconds),
     ];
-    if recall {
+    if by_accuracy {
         let mut accuracy = Plot::new("Accuracy against tokens", tokens(), Axis::linear("%", Quantity::Plain).zero());
         let points = evaluations.iter().filter_map(|e| e.accuracy.map(|a| (e.tokens as f64, 100.0 * a)));
         accuracy.series = vec![Series { style: 1, points: points.collect(), ..Series::default() }];
@@ -151,7 +152,7 @@ mod tests {
     #[test]
     fn curves_show_what_was_recorded() {
         let (steps, evaluations) = records();
-        let names = |recall| drawn(&steps, &evaluations, recall).iter().map(|p| p.title.clone()).collect::<Vec<_>>();
+        let names = |by_accuracy| drawn(&steps, &evaluations, by_accuracy).iter().map(|p| p.title.clone()).collect::<Vec<_>>();
         assert_eq!(names(false), ["Loss against tokens", "Loss against time", "Learning rate", "Gradient norm"]);
         assert_eq!(names(true)[2], "Accuracy against tokens");
         let plot = &drawn(&steps, &evaluations, false)[0];

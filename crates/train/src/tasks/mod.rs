@@ -3,9 +3,11 @@
 //! A task keeps no position. Training sequence number `n` of a run depends on the seed and on `n` alone, so that a run resumes exactly
 //! wherever it stopped, and ranks that share a batch take the sequences that one rank would have taken.
 
+mod copy;
 mod language;
 mod recall;
 
+pub use copy::{CopyConfig, Copying};
 pub use language::Language;
 pub(crate) use language::windows;
 pub use recall::{Recall, RecallConfig};
@@ -17,6 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, RunConfig, Split, Tokenizer, data};
 
+/// The token that is none of a generated task's own: filler among the tokens, "nothing to predict" among the targets.
+const BLANK: u32 = 0;
+
 /// Which task, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -25,6 +30,29 @@ pub enum TaskConfig {
     Lm(LmConfig),
     /// Recall values by their keys.
     Recall(RecallConfig),
+    /// Copy the token a number of places back.
+    Copy(CopyConfig),
+}
+
+impl TaskConfig {
+    /// Its name in files and on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Lm(_) => "lm",
+            Self::Recall(_) => "recall",
+            Self::Copy(_) => "copy",
+        }
+    }
+
+    /// What people call the task `name`.
+    pub fn title(name: &str) -> &str {
+        match name {
+            "lm" => "language modelling",
+            "recall" => "associative recall",
+            "copy" => "copying by position",
+            other => other,
+        }
+    }
 }
 
 /// Language modelling. Its text is the section `data`, its length of sequences the model's `context`.
@@ -96,6 +124,21 @@ fn generator(seed: u64, number: u64) -> ChaCha8Rng {
     generator
 }
 
+/// Sequences that no training seed below 2⁶³ draws, a set of its own for each split: at least `tokens` tokens of them.
+fn generated(split: Split, tokens: usize, batch: usize, length: usize, sequence: impl Fn(u64, u64, &mut Batch)) -> Vec<Batch> {
+    let seed = u64::MAX - split as u64;
+    let sequences = tokens.max(1).div_ceil(length) as u64;
+    (0..sequences)
+        .step_by(batch)
+        .map(|first| {
+            let last = sequences.min(first + batch as u64);
+            let mut batch = Batch::with_capacity((last - first) as usize, length);
+            (first..last).for_each(|number| sequence(seed, number, &mut batch));
+            batch
+        })
+        .collect()
+}
+
 /// A task with its data. Clones share the data.
 #[derive(Clone, Debug)]
 pub enum Task {
@@ -103,6 +146,8 @@ pub enum Task {
     Lm(Language),
     /// See [`TaskConfig::Recall`].
     Recall(Recall),
+    /// See [`TaskConfig::Copy`].
+    Copy(Copying),
 }
 
 impl Task {
@@ -134,7 +179,10 @@ impl Task {
                 Ok(Self::Lm(Language::new(&corpus, tokenizer, context)?))
             }
             TaskConfig::Recall(recall) if config.data.is_none() => Ok(Self::Recall(Recall::new(recall, context)?)),
-            TaskConfig::Recall(_) => Err(Error::value("data", "left out: the task `recall` makes its own", "a section")),
+            TaskConfig::Copy(copy) if config.data.is_none() => Ok(Self::Copy(Copying::new(copy, context)?)),
+            task @ (TaskConfig::Recall(_) | TaskConfig::Copy(_)) => {
+                Err(Error::value("data", format!("left out: the task `{}` makes its own", task.name()), "a section"))
+            }
         }
     }
 
@@ -143,6 +191,7 @@ impl Task {
         match self {
             Self::Lm(language) => language.tokenizer().vocab(),
             Self::Recall(recall) => recall.vocab(),
+            Self::Copy(copy) => copy.vocab(),
         }
     }
 
@@ -150,7 +199,7 @@ impl Task {
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         match self {
             Self::Lm(language) => Some(language.tokenizer()),
-            Self::Recall(_) => None,
+            Self::Recall(_) | Self::Copy(_) => None,
         }
     }
 
@@ -158,7 +207,7 @@ impl Task {
     pub fn ignore(&self) -> Option<usize> {
         match self {
             Self::Lm(_) => None,
-            Self::Recall(_) => Some(recall::BLANK as usize),
+            Self::Recall(_) | Self::Copy(_) => Some(BLANK as usize),
         }
     }
 
@@ -169,6 +218,7 @@ impl Task {
             match self {
                 Self::Lm(language) => language.sequence(order, number, &mut batch),
                 Self::Recall(recall) => recall.sequence(order.seed, number, &mut batch),
+                Self::Copy(copy) => copy.sequence(order.seed, number, &mut batch),
             }
         }
         batch
@@ -183,6 +233,7 @@ impl Task {
         match self {
             Self::Lm(language) => language.evaluation(split, tokens, batch, context).map(|(batches, bytes)| (batches, Some(bytes))),
             Self::Recall(recall) => Ok((recall.evaluation(split, tokens, batch), None)),
+            Self::Copy(copy) => Ok((copy.evaluation(split, tokens, batch), None)),
         }
     }
 }
