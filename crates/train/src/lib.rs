@@ -16,5 +16,7 @@ pub use engine::{
 };
 pub use error::{Error, Result};
 pub use generate::{Generated, Sampling, generate};
-pub use tasks::{ClassifyConfig, ControlConfig, ForecastConfig, ListOpsConfig, LmConfig, RecallConfig, SeriesConfig, Task, TaskConfig};
+pub use tasks::{
+    ClassifyConfig, ControlConfig, CopyConfig, ForecastConfig, ListOpsConfig, LmConfig, RecallConfig, SeriesConfig, Task, TaskConfig,
+};
 pub use tokenizer::Tokenizer;

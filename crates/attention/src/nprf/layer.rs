@@ -135,6 +135,12 @@ impl Nprf {
         Ok(Some(Tensor::cat(vec![end(0), table.clone(), end(entries - 1)], 1)))
     }
 
+    /// Whether the biases are numbers. Where they are not, since a training has diverged or a file says so, the outputs are not either:
+    /// the loss shows it, and whoever trains looks there.
+    pub(super) fn has_numbers(&self) -> bool {
+        self.biases(1).is_ok()
+    }
+
     /// Queries, keys and values of a sequence, as features.
     pub(super) fn features(&self, x: Tensor<3>, hidden: Option<Tensor<2, Bool>>, causal: bool) -> Features {
         let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|p| self.heads(project(p, x.clone())));
@@ -186,7 +192,10 @@ impl SequenceMixer for Nprf {
     type State = NprfState;
 
     fn forward(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
-        self.mix(x, padding, true).expect("the biases are finite and the mask is one of the tokens")
+        if !self.has_numbers() {
+            return x * f64::NAN;
+        }
+        self.mix(x, padding, true).expect("the mask is one of the tokens")
     }
 
     fn state(&self, batch: usize) -> NprfState {

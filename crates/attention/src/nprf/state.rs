@@ -70,6 +70,9 @@ impl Nprf {
         if b * t == 0 {
             return Tensor::zeros([b, t, d], (&x.device(), x.dtype()));
         }
+        if !self.has_numbers() {
+            return x * f64::NAN;
+        }
         let next = state.align(self.features(x, None, true));
         let (q, constant) = (next.q.clone(), self.constant(&next.q, true));
         if self.rpe.is_none() {

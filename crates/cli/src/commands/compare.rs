@@ -6,7 +6,8 @@ use std::{
 use clap::{ValueEnum, builder::NonEmptyStringValueParser};
 use regard_repro::compare::{Budget, Candidate, CompareConfig, Comparison, Context, Size, compare, resume};
 use regard_train::{
-    ClassifyConfig, ControlConfig, ForecastConfig, ListOpsConfig, LmConfig, RecallConfig, SeriesConfig, TaskConfig, data::DataConfig,
+    ClassifyConfig, ControlConfig, CopyConfig, ForecastConfig, ListOpsConfig, LmConfig, RecallConfig, SeriesConfig, TaskConfig,
+    data::DataConfig,
 };
 
 use crate::{
@@ -83,6 +84,8 @@ enum TaskName {
     Lm,
     /// Multi-query associative recall, generated
     Recall,
+    /// Copy the token a number of places back
+    Copy,
     /// Values of nested lists (ListOps of the Long Range Arena), generated
     Listops,
     /// Images as sequences of gray pixels [data: mnist]
@@ -100,6 +103,7 @@ impl TaskName {
         match self {
             Self::Lm => TaskConfig::Lm(LmConfig::default()),
             Self::Recall => TaskConfig::Recall(RecallConfig::default()),
+            Self::Copy => TaskConfig::Copy(CopyConfig::default()),
             Self::Listops => TaskConfig::ListOps(ListOpsConfig::default()),
             Self::Classify => TaskConfig::Classify(ClassifyConfig::default()),
             Self::Series => TaskConfig::Series(SeriesConfig::default()),

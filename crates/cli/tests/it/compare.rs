@@ -120,8 +120,10 @@ fn settings_that_cannot_be_read_say_what_can() {
         assert_eq!(failure.code, 2);
         assert!(failure.error.contains(part), "{failure:?}");
     }
-    let failure = place.failure(&["compare", "--task", "recall", "--data", "text.txt"]);
-    assert!(failure.error.contains("--data"), "{failure:?}");
+    for task in ["recall", "copy"] {
+        let failure = place.failure(&["compare", "--task", task, "--data", "text.txt"]);
+        assert!(failure.error.contains("--data"), "{failure:?}");
+    }
 }
 
 #[test]

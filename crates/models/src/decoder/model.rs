@@ -64,9 +64,23 @@ impl Decoder {
     /// - output: `[B, T, vocab]`
     ///
     /// # Panics
-    /// If T exceeds the learned positions or an id the vocabulary: the data loader guarantees both.
+    /// If T exceeds the learned positions or an id the vocabulary: the data loader guarantees both. [`try_forward`](Self::try_forward)
+    /// checks them.
     pub fn forward(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
         self.logits(self.features(ids, padding))
+    }
+
+    /// As [`forward`](Self::forward) for tokens that may be anybody's. It waits for the ids, which are checked.
+    ///
+    /// # Errors
+    /// If T exceeds the learned positions, an id is outside the vocabulary, or `padding` is not of the shape of `ids`.
+    pub fn try_forward(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Result<Tensor<3>> {
+        self.check_end(ids.dims()[1])?;
+        self.check_vocab(&ids)?;
+        if let Some(padding) = padding.as_ref().filter(|padding| padding.dims() != ids.dims()) {
+            return Err(Error::shape(OP, ("ids", &ids.dims()), ("padding", &padding.dims()), "batch and tokens"));
+        }
+        Ok(self.forward(ids, padding))
     }
 
     /// What the norm before the head reads. `[B, T, D]`
@@ -187,6 +201,10 @@ impl Decoder {
             return Err(Error::argument(OP, "state", kinds(want), kinds(got)));
         }
         self.check_end(state.position + t)?;
+        self.check_vocab(ids)
+    }
+
+    fn check_vocab(&self, ids: &Tensor<2, Int>) -> Result<()> {
         let vocab = rows(&self.embedding);
         match ids.to_data().iter::<i64>().find(|id| !(0..vocab as i64).contains(id)) {
             Some(id) => Err(Error::argument(OP, "ids", format!("below the {vocab} tokens of the vocabulary"), id)),

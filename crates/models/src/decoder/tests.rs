@@ -155,3 +155,18 @@ fn experts_stand_behind_the_dense_layers_and_start_as_other_weights_do() {
     assert!(router.weight.val().grad(&grads).is_some());
     assert!(router.e_score_correction_bias.val().grad(&grads).is_none());
 }
+
+#[test]
+fn bad_tokens_and_masks_are_errors_before_they_are_read() {
+    let model = DecoderConfig { positions: Positions::Learned, context: 4, ..config("softmax") }.init(&cpu()).unwrap();
+    let error = |values: &[i64], padding: Option<[usize; 2]>| {
+        let padding = padding.map(|shape| Tensor::<2>::zeros(shape, &cpu()).equal_elem(1));
+        model.try_forward(ids(values), padding).unwrap_err().to_string()
+    };
+    assert_eq!(error(&[1; 5], None), "decoder: `ids` must be within the 4 learned positions, got 5 tokens");
+    assert_eq!(error(&[1, 17], None), "decoder: `ids` must be below the 17 tokens of the vocabulary, got 17");
+    assert_eq!(error(&[1, -1], None), "decoder: `ids` must be below the 17 tokens of the vocabulary, got -1");
+    assert_eq!(error(&[1, 2], Some([1, 3])), "decoder: `ids` and `padding` must agree in batch and tokens, got [1, 2] and [1, 3]");
+    let got = model.try_forward(ids(&[3, 1, 4, 1]), None).unwrap();
+    assert_close("the same logits", &got, &model.forward(ids(&[3, 1, 4, 1]), None), 0.0);
+}

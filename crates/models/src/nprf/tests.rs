@@ -1,5 +1,8 @@
 use burn::tensor::{Int, Tensor, TensorData};
-use regard::{Mixer, nprf::NprfConfig};
+use regard::{
+    Mixer,
+    nprf::{NprfAlgorithm, NprfConfig},
+};
 use regard_testkit::{Case, assert_close, cpu, run};
 
 use super::NprfLmConfig;
@@ -10,11 +13,18 @@ fn goldens_of_the_model() {
 }
 
 fn model(case: &Case) {
+    for algorithm in [NprfAlgorithm::Auto, NprfAlgorithm::Dense, NprfAlgorithm::Fft] {
+        by(case, algorithm);
+        case.again();
+    }
+}
+
+fn by(case: &Case, algorithm: NprfAlgorithm) {
     assert_eq!((case.text("norm"), case.text("activation"), case.text("feature")), ("pre", "gelu_erf", "prf"));
     assert!(case.flag("causal"), "a language model is causal");
     let (n, layers) = (case.size("n"), case.size("layers"));
     let new = NprfLmConfig::new(case.size("vocab"), case.size("embed_dim"), layers, case.size("heads"), n);
-    let mixer = NprfConfig { features: Some(case.size("m")), normalised: case.flag("normalised"), ..new.mixer.clone() };
+    let mixer = NprfConfig { features: Some(case.size("m")), normalised: case.flag("normalised"), algorithm, ..new.mixer.clone() };
     let config =
         NprfLmConfig { d_ff: case.size("ffn"), mixer, norm_epsilon: case.number("ln_eps"), tied: case.flag("tied_embedding"), ..new };
     let model = config.init(case.device()).unwrap();

@@ -2,7 +2,11 @@ use std::{fs, path::Path};
 
 use regard::MixerConfig;
 use regard_models::{DecoderConfig, EncoderConfig, ModelConfig};
-use regard_train::{EvalConfig, LmConfig, OptimizerConfig, RunConfig, TaskConfig, TrainConfig, data::DataConfig, tasks::RecallConfig};
+use regard_train::{
+    EvalConfig, LmConfig, OptimizerConfig, RunConfig, TaskConfig, TrainConfig,
+    data::DataConfig,
+    tasks::{CopyConfig, RecallConfig},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Budget, Candidate, Size};
@@ -137,6 +141,11 @@ impl CompareConfig {
     /// [`new`](Self::new) for associative recall with its default options.
     pub fn recall() -> Self {
         Self::new(TaskConfig::Recall(RecallConfig::default()))
+    }
+
+    /// [`new`](Self::new) for copying by position with its default options.
+    pub fn copy() -> Self {
+        Self::new(TaskConfig::Copy(CopyConfig::default()))
     }
 
     /// Reads the text of a file.

@@ -63,6 +63,7 @@ fn task_name(task: &str) -> &str {
     match task {
         "lm" => "language modelling",
         "recall" => "associative recall",
+        "copy" => "copying by position",
         "listops" => "nested lists",
         "classify" => "telling images apart",
         "series" => "telling series apart",

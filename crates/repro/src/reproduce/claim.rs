@@ -180,6 +180,12 @@ pub enum FigureKind {
     Speed,
     /// Validation loss against training tokens.
     Loss,
+    /// Relative error against the number of random features.
+    FeatureError,
+    /// Norm of the gradient against training steps.
+    GradientNorm,
+    /// Accuracy in % against training steps.
+    Accuracy,
 }
 
 /// A line of a [`Figure`].
@@ -205,6 +211,13 @@ impl Figure {
             FigureKind::Speed => (length(), Axis::log("tokens per second", Quantity::Count)),
             FigureKind::Loss => {
                 (Axis::linear("training tokens", Quantity::Count).zero(), Axis::linear("validation loss (nats per token)", Quantity::Plain))
+            }
+            FigureKind::FeatureError => (Axis::log2("random features M", Quantity::Count), Axis::log("relative error", Quantity::Plain)),
+            FigureKind::GradientNorm => {
+                (Axis::linear("training steps", Quantity::Count).zero(), Axis::log("norm of the gradient", Quantity::Plain))
+            }
+            FigureKind::Accuracy => {
+                (Axis::linear("training steps", Quantity::Count).zero(), Axis::linear("accuracy (%)", Quantity::Plain).zero())
             }
         };
         let mut plot = Plot::new(self.title.clone(), x, y);

@@ -17,9 +17,12 @@ use regard_train::{
     data::{self, DataConfig},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{Context, ReproduceEvent, Scale};
 use crate::{
     Error, Result,
+    files::{read_json, write_json},
     lines::Lines,
     measure::{Cost, Patience, measure},
 };
@@ -51,6 +54,28 @@ pub(super) struct Trained {
     pub(super) curve: Vec<(f64, f64)>,
     /// Accuracy after numbers of steps, where the task has one.
     pub(super) accuracy: Vec<(usize, f64)>,
+}
+
+/// How a training ended that may diverge.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt {
+    /// The model, or where the training ended instead.
+    pub(super) end: Result<Trained, Divergence>,
+    /// Norms of the gradient after numbers of steps, as far as it went.
+    pub(super) norms: Vec<(f64, f64)>,
+    /// Validation loss after numbers of training tokens, as far as it went.
+    pub(super) curve: Vec<(f64, f64)>,
+}
+
+/// The end of a training that diverged: the file `diverged.json` in its folder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Divergence {
+    /// "the loss" or "the gradient norm".
+    pub(super) what: String,
+    /// What it became: JSON has no number for it.
+    pub(super) value: String,
+    /// After this step.
+    pub(super) step: usize,
 }
 
 /// A short language-model training, alike for all models but for the model.
@@ -174,6 +199,35 @@ impl Lab<'_, '_> {
         // A training that was not begun, because another failed, is no result: the failure is.
         let outcomes = outcomes.collect::<Result<Vec<_>>>()?;
         outcomes.into_iter().map(|outcome| self.trained(outcome)).collect()
+    }
+
+    /// As [`train`](Self::train) for a training that may diverge: that a loss or gradient is no number any more is a result, which a later
+    /// call takes as it takes a finished training.
+    pub(super) fn attempt(&mut self, name: &str, config: &RunConfig) -> Result<Attempt> {
+        let dir = self.run_folder(name, config);
+        let note = dir.join("diverged.json");
+        let end = if note.exists() {
+            Err(read_json(&note)?)
+        } else {
+            match self.train(name, config) {
+                Ok(trained) => Ok(trained),
+                Err(Error::Train(regard_train::Error::NotFinite { what, value, step, .. })) => {
+                    let divergence = Divergence { what: what.into(), value: value.to_string(), step };
+                    write_json(&note, &divergence)?;
+                    self.note(&format!("{}: {what} became {value} at step {step}", label(name, config)))?;
+                    Err(divergence)
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let (mut norms, mut curve) = (Vec::new(), Vec::new());
+        for record in Run::open(&dir)?.metrics()? {
+            match record {
+                Record::Step(step) => norms.push((step.step as f64, step.grad_norm)),
+                Record::Eval(evaluation) => curve.push((evaluation.tokens as f64, evaluation.loss)),
+            }
+        }
+        Ok(Attempt { end, norms, curve })
     }
 
     fn run_folder(&self, name: &str, config: &RunConfig) -> PathBuf {

@@ -11,6 +11,7 @@ mod flowformer;
 mod kimi_linear;
 mod lab;
 mod lightning_attention;
+mod nprf;
 mod report;
 mod shipped;
 mod tnl;
@@ -26,11 +27,11 @@ pub use lab::Lab;
 pub use shipped::{Shipped, record, shipped, shipped_for};
 
 /// All claims, system by system.
-pub const CLAIMS: &[&[Claim]] = &[flowformer::CLAIMS, kimi_linear::CLAIMS, lightning_attention::CLAIMS, tnl::CLAIMS];
+pub const CLAIMS: &[&[Claim]] = &[flowformer::CLAIMS, kimi_linear::CLAIMS, lightning_attention::CLAIMS, nprf::CLAIMS, tnl::CLAIMS];
 
 /// The systems that have claims, and the mechanism of the [registry](regard::registry) that each is about.
 pub const SYSTEMS: &[(&str, &str)] =
-    &[("flowformer", "flow"), ("kimi-linear", "kimi_delta"), ("lightning-attention", "lightning"), ("tnl", "lightning")];
+    &[("flowformer", "flow"), ("kimi-linear", "kimi_delta"), ("lightning-attention", "lightning"), ("nprf", "nprf"), ("tnl", "lightning")];
 
 /// The claims of a system, in their order.
 pub fn claims_of(system: &str) -> impl Iterator<Item = &'static Claim> {

@@ -20,6 +20,36 @@ static FAILS: Claim = claim(2, Test::Experiment(|_| Ok(finding(3.0))));
 static NEVER: Claim = claim(3, Test::None("there is no GPU"));
 static STOPS: Claim = claim(4, Test::Experiment(|lab| Err(Error::Stopped { path: lab.out.clone() })));
 
+static DIVERGES: Claim = claim(5, Test::Experiment(diverging));
+
+/// A training whose first step ruins the weights, attempted twice.
+fn diverging(lab: &mut Lab<'_, '_>) -> Result<Finding> {
+    let model = regard_models::NprfLmConfig::new(0, 8, 1, 2, 8).decoder();
+    let mut config = lab.language(model, lab::Recipe { context: 8, batch: 1, steps: 20, rate: 1e30, warmup: 0, beta2: 0.9 }, 1);
+    (config.data, config.task) = (None, regard_train::TaskConfig::Copy(regard_train::CopyConfig { vocab: 5, distance: 2 }));
+    (config.optimizer.clip, config.train.log_every) = (0.0, 10);
+    let first = lab.attempt("diverging", &config)?;
+    let again = lab.attempt("diverging", &config)?;
+    let steps = [first.end, again.end].map(|end| end.map_err(|divergence| divergence.step).err());
+    Ok(Finding::new(steps[0].is_some() && steps[0] == steps[1], format!("{steps:?}")))
+}
+
+#[test]
+fn a_training_that_diverges_is_a_result_of_an_attempt_and_stays_one() {
+    let all = run("diverges", &[&DIVERGES], Scale::Quick).unwrap();
+    assert_eq!(all.results[0].finding.verdict, Verdict::Reproduced, "{}", all.results[0].finding.measured);
+    let _ = fs::remove_dir_all(folder_kept("diverges"));
+}
+
+#[test]
+fn the_error_of_random_features_is_tested_in_seconds() {
+    let claims: Vec<_> = claims_of("nprf").filter(|c| c.number == 4).collect();
+    let all = run("features", &claims, Scale::Quick).unwrap();
+    assert!(all.results[0].finding.verdict.is_decided(), "{}", all.results[0].finding.measured);
+    assert_eq!(all.results[0].finding.figures[0].lines.len(), 4);
+    let _ = fs::remove_dir_all(folder_kept("features"));
+}
+
 fn finding(x: f64) -> Finding {
     let line = ("x".to_owned(), vec![(512.0, x), (1024.0, 2.0 * x)]);
     Finding::new(x <= 1.0, format!("x = {x}")).table("Numbers", &["x"], vec![vec![x.to_string()]]).figure(Figure::new(

@@ -5,6 +5,7 @@
 
 mod classify;
 mod control;
+mod copy;
 mod examples;
 mod forecast;
 mod language;
@@ -14,6 +15,7 @@ mod series;
 
 pub use classify::{Classify, ClassifyConfig, View};
 pub use control::{Control, ControlConfig, ControlStep, PointMass};
+pub use copy::{CopyConfig, Copying};
 pub(crate) use examples::shuffled;
 pub use examples::{Examples, Form, FormInput, Inputs, Targets};
 pub use forecast::{Forecast, ForecastConfig};
@@ -32,6 +34,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, RunConfig, Split, Tokenizer, data};
 
+/// The token that is none of a generated task's own: filler among the tokens, "nothing to predict" among the targets.
+const BLANK: u32 = 0;
+
 /// Which task, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -40,6 +45,8 @@ pub enum TaskConfig {
     Lm(LmConfig),
     /// Recall values by their keys.
     Recall(RecallConfig),
+    /// Copy the token a number of places back.
+    Copy(CopyConfig),
     /// Evaluate nested lists.
     #[serde(rename = "listops")]
     ListOps(ListOpsConfig),
@@ -59,6 +66,7 @@ impl TaskConfig {
         match self {
             Self::Lm(_) => "lm",
             Self::Recall(_) => "recall",
+            Self::Copy(_) => "copy",
             Self::ListOps(_) => "listops",
             Self::Classify(_) => "classify",
             Self::Series(_) => "series",
@@ -72,6 +80,7 @@ impl TaskConfig {
         match self {
             Self::Lm(_) => "language modelling",
             Self::Recall(_) => "associative recall",
+            Self::Copy(_) => "copying by position",
             Self::ListOps(_) => "nested lists",
             Self::Classify(_) => "images",
             Self::Series(_) => "generated series",
@@ -82,7 +91,7 @@ impl TaskConfig {
 
     /// Whether a token is predicted at each place of a sequence, by a language model; others have a [`Form`].
     pub fn predicts_tokens(&self) -> bool {
-        matches!(self, Self::Lm(_) | Self::Recall(_))
+        matches!(self, Self::Lm(_) | Self::Recall(_) | Self::Copy(_))
     }
 
     /// Whether it reads data: the section `data`.
@@ -169,6 +178,21 @@ fn generator(seed: u64, number: u64) -> ChaCha8Rng {
     generator
 }
 
+/// Sequences that no training seed below 2⁶³ draws, a set of its own for each split: at least `tokens` tokens of them.
+fn generated(split: Split, tokens: usize, batch: usize, length: usize, sequence: impl Fn(u64, u64, &mut Batch)) -> Vec<Batch> {
+    let seed = u64::MAX - split as u64;
+    let sequences = tokens.max(1).div_ceil(length) as u64;
+    (0..sequences)
+        .step_by(batch)
+        .map(|first| {
+            let last = sequences.min(first + batch as u64);
+            let mut batch = Batch::with_capacity((last - first) as usize, length);
+            (first..last).for_each(|number| sequence(seed, number, &mut batch));
+            batch
+        })
+        .collect()
+}
+
 /// A task with its data. Clones share the data.
 #[derive(Clone, Debug)]
 pub enum Task {
@@ -176,6 +200,8 @@ pub enum Task {
     Lm(Language),
     /// See [`TaskConfig::Recall`].
     Recall(Recall),
+    /// See [`TaskConfig::Copy`].
+    Copy(Copying),
     /// See [`TaskConfig::ListOps`].
     ListOps(ListOps),
     /// See [`TaskConfig::Classify`].
@@ -226,6 +252,7 @@ impl Task {
                 Ok(Self::Lm(Language::new(&corpus, tokenizer, context)?))
             }
             TaskConfig::Recall(recall) => Ok(Self::Recall(Recall::new(recall, context)?)),
+            TaskConfig::Copy(copy) => Ok(Self::Copy(Copying::new(copy, context)?)),
             TaskConfig::ListOps(config) => ListOps::new(config).map(Self::ListOps),
             TaskConfig::Classify(config) => Classify::new(config, source()).map(Self::Classify),
             TaskConfig::Series(config) => SyntheticSeries::new(config).map(Self::Series),
@@ -239,6 +266,7 @@ impl Task {
         match self {
             Self::Lm(language) => language.tokenizer().vocab(),
             Self::Recall(recall) => recall.vocab(),
+            Self::Copy(copy) => copy.vocab(),
             Self::ListOps(_) | Self::Classify(_) | Self::Series(_) | Self::Forecast(_) | Self::Control(_) => {
                 match self.form().map(|form| form.input) {
                     Some(FormInput::Steps { input: regard_models::EncoderInput::Tokens { vocab }, .. }) => vocab,
@@ -251,7 +279,7 @@ impl Task {
     /// What an example looks like; nothing if tokens are predicted at each place of a sequence.
     pub fn form(&self) -> Option<Form> {
         match self {
-            Self::Lm(_) | Self::Recall(_) => None,
+            Self::Lm(_) | Self::Recall(_) | Self::Copy(_) => None,
             Self::ListOps(task) => Some(task.form()),
             Self::Classify(task) => Some(task.form()),
             Self::Series(task) => Some(task.form()),
@@ -321,7 +349,7 @@ impl Task {
     /// The target that marks a position where nothing is to be predicted.
     pub fn ignore(&self) -> Option<usize> {
         match self {
-            Self::Recall(_) => Some(recall::BLANK as usize),
+            Self::Recall(_) | Self::Copy(_) => Some(BLANK as usize),
             _ => None,
         }
     }
@@ -337,6 +365,7 @@ impl Task {
         match self {
             Self::Lm(language) => tokens(&|number, batch| language.sequence(order, number, batch)),
             Self::Recall(recall) => tokens(&|number, batch| recall.sequence(order.seed, number, batch)),
+            Self::Copy(copy) => tokens(&|number, batch| copy.sequence(order.seed, number, batch)),
             Self::ListOps(task) => Samples::Examples(task.batch(order, numbers)),
             Self::Classify(task) => Samples::Examples(task.batch(order, numbers)),
             Self::Series(task) => Samples::Examples(task.batch(order, numbers)),
@@ -360,6 +389,7 @@ impl Task {
                 language.evaluation(split, tokens, batch, context).map(|(batches, bytes)| (of_tokens(batches), Some(bytes)))
             }
             Self::Recall(recall) => Ok((of_tokens(recall.evaluation(split, tokens, batch)), None)),
+            Self::Copy(copy) => Ok((of_tokens(copy.evaluation(split, tokens, batch)), None)),
             Self::ListOps(task) => Ok((whole(task.evaluation(split, count.min(ENDLESS), batch)?), None)),
             Self::Classify(task) => Ok((whole(task.evaluation(split, count, batch)?), None)),
             Self::Series(task) => Ok((whole(task.evaluation(split, count.min(ENDLESS), batch)?), None)),

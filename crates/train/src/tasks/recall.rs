@@ -1,11 +1,8 @@
 use rand::{RngExt, seq::index::sample};
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, generator};
+use super::{BLANK, Batch, generated, generator};
 use crate::{Error, Result, Split};
-
-/// The token that is neither key nor value: filler among the tokens, "nothing to predict" among the targets.
-pub(super) const BLANK: u32 = 0;
 
 /// Multi-query associative recall (Arora et al. 2023, "Zoology", arXiv 2312.04927): a sequence begins with pairs of a key and a value;
 /// in what follows each key comes once more, at a random place among blanks, and its value is to be predicted there.
@@ -83,18 +80,7 @@ impl Recall {
         }
     }
 
-    /// Sequences that no training seed below 2⁶³ draws; a set of its own for each split.
     pub(super) fn evaluation(&self, split: Split, tokens: usize, batch: usize) -> Vec<Batch> {
-        let seed = u64::MAX - split as u64;
-        let sequences = tokens.max(1).div_ceil(self.length) as u64;
-        (0..sequences)
-            .step_by(batch)
-            .map(|first| {
-                let last = sequences.min(first + batch as u64);
-                let mut batch = Batch::with_capacity((last - first) as usize, self.length);
-                (first..last).for_each(|number| self.sequence(seed, number, &mut batch));
-                batch
-            })
-            .collect()
+        generated(split, tokens, batch, self.length, |seed, number, batch| self.sequence(seed, number, batch))
     }
 }

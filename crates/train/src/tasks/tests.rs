@@ -31,9 +31,13 @@ fn generators() -> Vec<Task> {
     ]
 }
 
+fn copy(distance: usize, context: usize) -> Task {
+    Task::Copy(Copying::new(&CopyConfig { distance, ..CopyConfig::default() }, context).unwrap())
+}
+
 #[test]
 fn a_batch_depends_on_seed_and_step_alone() {
-    for task in [language(), recall(4, ORDER.context)] {
+    for task in [language(), recall(4, ORDER.context), copy(5, ORDER.context)] {
         let batch = tokens(task.batch(&ORDER, 5, 0));
         assert_eq!((batch.sequences(), batch.length), (4, 16));
     }
@@ -47,7 +51,7 @@ fn a_batch_depends_on_seed_and_step_alone() {
 
 #[test]
 fn ranks_and_passes_share_the_sequences_of_one_large_batch() {
-    for task in [language(), recall(4, ORDER.context)] {
+    for task in [language(), recall(4, ORDER.context), copy(5, ORDER.context)] {
         let whole = tokens(task.batch(&ORDER, 3, 0));
         let join = |parts: Vec<Samples>| parts.into_iter().flat_map(|part| tokens(part).ids).collect::<Vec<_>>();
         let ranks = (0..2).map(|rank| task.batch(&Order { batch: 2, rank, world: 2, ..ORDER }, 3, 0)).collect();
@@ -123,8 +127,8 @@ fn every_query_of_recall_has_the_value_of_its_key_and_nothing_else_is_asked() {
             assert_eq!(pairs_of.len(), pairs, "keys are different");
             let mut asked = 0;
             for (position, (&id, &target)) in ids.iter().zip(targets).enumerate() {
-                if position < 2 * pairs || id == recall::BLANK {
-                    assert_eq!(target, recall::BLANK);
+                if position < 2 * pairs || id == BLANK {
+                    assert_eq!(target, BLANK);
                 } else {
                     assert_eq!(target, pairs_of[&id]);
                     asked += 1;
@@ -157,6 +161,26 @@ fn splits_of_generated_examples_are_their_own_and_the_same_every_time() {
 }
 
 #[test]
+fn every_target_of_copy_is_the_token_a_distance_back_and_the_first_positions_have_none() {
+    for (distance, context) in [(1, 2), (1, 16), (5, 16), (15, 16)] {
+        let task = copy(distance, context);
+        assert_eq!(task.ignore(), Some(0));
+        let (evaluation, bytes) = task.evaluation(Split::Valid, 10 * context, 4, context).unwrap();
+        assert_eq!((evaluation.iter().map(|s| tokens(s.clone()).sequences()).collect::<Vec<_>>(), bytes), (vec![4, 4, 2], None));
+        assert_ne!(evaluation, task.evaluation(Split::Test, 10 * context, 4, context).unwrap().0, "a set of its own");
+        for batch in evaluation.into_iter().chain([task.batch(&Order { context, ..ORDER }, 2, 0)]).map(tokens) {
+            for row in 0..batch.sequences() {
+                let at = row * context..(row + 1) * context;
+                let (ids, targets) = (&batch.ids[at.clone()], &batch.targets[at]);
+                assert!(targets[..distance].iter().all(|&target| target == BLANK));
+                assert_eq!(targets[distance..], ids[..context - distance]);
+                assert!(ids.iter().all(|&id| id != BLANK && (id as usize) < task.vocab()));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_model_takes_from_the_task_what_its_file_leaves_out_and_nothing_else() {
     use regard::MixerConfig;
     let mixers = || vec![MixerConfig::named("flow", 2).unwrap()];
@@ -175,4 +199,12 @@ fn a_model_takes_from_the_task_what_its_file_leaves_out_and_nothing_else() {
     }
     let error = language().fit(&mut EncoderConfig::open(8, 1, mixers()).into()).unwrap_err();
     assert_eq!(error.to_string(), "`model.kind` must be `decoder` for this task, got encoder");
+}
+
+#[test]
+fn copy_says_what_does_not_fit() {
+    let message = |vocab, distance, context| Copying::new(&CopyConfig { vocab, distance }, context).unwrap_err().to_string();
+    assert_eq!(message(2, 1, 64), "`task.vocab` must be from 3 to 2147483647, got 2");
+    assert_eq!(message(17, 0, 64), "`task.distance` must be at least 1, got 0");
+    assert_eq!(message(17, 8, 8), "`model.context` must be more than the distance 8, got 8");
 }

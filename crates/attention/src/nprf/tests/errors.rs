@@ -2,7 +2,7 @@ use burn::tensor::{Bool, Tensor};
 use regard_testkit::cpu;
 
 use crate::{
-    LayerPlace,
+    LayerPlace, SequenceMixer,
     nprf::{FavorOptions, NprfConfig, NprfOptions, favor_plus, nprf, nprf_grid},
 };
 
@@ -91,6 +91,10 @@ fn bad_arguments_of_the_grid_are_named() {
         ),
         (error([2, 3, 5], Some([2, 2]), 7, plain()), "nprf_grid: `class` must be of shape [H, 3] = [2, 3], got [2, 2]"),
         (error([2, 3, 5], None, 6, NprfOptions { causal: true, ..plain() }), "nprf_grid: `causal` must be false, got true"),
+        (
+            error([2, 3, 5], None, 6, NprfOptions { key_mask: Some(mask([1, 7])), ..plain() }),
+            "nprf_grid: `key_mask` must be of shape [B, S] = [1, 6], got [1, 7]",
+        ),
     ] {
         assert_eq!(got, want);
     }
@@ -126,4 +130,24 @@ fn a_config_that_does_not_fit_is_an_error() {
     let bound = NprfConfig { clamp: Some(-2.0), ..new() };
     assert_eq!(error(bound, 8), "nprf: `clamp` must be a positive number, or 0 for no bound, got -2");
     assert_eq!(error(NprfConfig { eps: f64::NAN, ..new() }, 8), "nprf: `eps` must be 0 or a positive number, got NaN");
+}
+
+#[test]
+fn a_mask_of_another_shape_is_an_error_of_the_layer() {
+    let layer = NprfConfig::new(2).init(8, LayerPlace::ONLY, &cpu()).unwrap();
+    let error = layer.attend(zeros([2, 5, 8]), Some(mask([2, 4]))).unwrap_err();
+    assert_eq!(error.to_string(), "nprf: `key_mask` must be of shape [B, S] = [2, 5], got [2, 4]");
+}
+
+#[test]
+fn biases_that_are_no_numbers_are_an_error_where_one_can_be_told_and_no_number_elsewhere() {
+    let mut layer = NprfConfig::new(2).init(8, LayerPlace::ONLY, &cpu()).unwrap();
+    layer.rpe = layer.rpe.map(|table| table.map(|table| table + f64::NAN));
+    let x = zeros([2, 5, 8]) + 1.0;
+    assert_eq!(layer.attend(x.clone(), None).unwrap_err().to_string(), "nprf: `rpe` must be of numbers below infinity, got NaN");
+    let all_nan = |x: Tensor<3>| x.is_nan().all().into_scalar::<bool>();
+    assert!(all_nan(layer.forward(x.clone(), None)));
+    let mut state = layer.state(2);
+    assert!(all_nan(layer.prefill(x.clone(), &mut state)));
+    assert!(all_nan(layer.step(x.narrow(1, 0, 1).squeeze_dim(1), &mut state).unsqueeze_dim(1)));
 }
