@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
@@ -144,23 +145,75 @@ impl Lab<'_, '_> {
         }
     }
 
-    /// Trains a model, or goes on with a training that was interrupted, or takes one that is finished.
-    pub(super) fn train(&mut self, name: &str, config: &RunConfig) -> Result<Trained> {
-        let dir = self.run_folder(name, config);
-        let trainer = open(&dir, config, &self.context.device)?;
+    /// Trains models, some at once, each with its share of the threads. A training that was interrupted goes on, one that is finished is
+    /// taken as it is.
+    pub(super) fn train_all(&mut self, runs: &[(String, RunConfig)]) -> Result<Vec<Trained>> {
+        // A training that was not begun, because another failed, is no result: the failure is.
+        let outcomes = self.run_all(runs, |_| false).into_iter().flatten().collect::<Result<Vec<_>>>()?;
+        outcomes.into_iter().map(|outcome| self.trained(outcome)).collect()
+    }
+
+    /// As [`train_all`](Self::train_all) for trainings that may diverge: that a loss or gradient is no number any more is a result, which a
+    /// later call takes as it takes a finished training.
+    pub(super) fn attempt_all(&mut self, runs: &[(String, RunConfig)]) -> Result<Vec<Attempt>> {
+        let note = |lab: &Self, (name, config): &(String, RunConfig)| lab.run_folder(name, config).join("diverged.json");
+        let (known, open): (Vec<_>, Vec<_>) = runs.iter().cloned().partition(|run| note(self, run).exists());
+        let outcomes = self.run_all(&open, |error| matches!(error, Error::Train(regard_train::Error::NotFinite { .. })));
+        let mut ends = BTreeMap::new();
+        for run in &known {
+            let path = note(self, run);
+            let divergence: Divergence = read_json(&path)?;
+            ends.insert(path, Err(divergence));
+        }
+        for (run, outcome) in open.iter().zip(outcomes) {
+            let Some(outcome) = outcome else { continue };
+            let path = note(self, run);
+            let end = match outcome {
+                Ok(outcome) => Ok(self.trained(outcome)?),
+                Err(Error::Train(regard_train::Error::NotFinite { what, value, step, .. })) => {
+                    let divergence = Divergence { what: what.into(), value: value.to_string(), step };
+                    write_json(&path, &divergence)?;
+                    self.note(&format!("{}: {what} became {value} at step {step}", label(&run.0, &run.1)))?;
+                    Err(divergence)
+                }
+                Err(error) => return Err(error),
+            };
+            ends.insert(path, end);
+        }
+        let attempt = |run: &(String, RunConfig)| {
+            let end = ends.remove(&note(self, run)).ok_or_else(|| Error::Stopped { path: self.out.clone() })?;
+            let (mut norms, mut curve) = (Vec::new(), Vec::new());
+            for record in Run::open(&self.run_folder(&run.0, &run.1))?.metrics()? {
+                match record {
+                    Record::Step(step) => norms.push((step.step as f64, step.grad_norm)),
+                    Record::Eval(evaluation) => curve.push((evaluation.tokens as f64, evaluation.loss)),
+                }
+            }
+            Ok(Attempt { end, norms, curve })
+        };
+        runs.iter().map(attempt).collect()
+    }
+
+    fn run(&mut self, name: &str, config: &RunConfig) -> Result<Outcome> {
+        let trainer = open(&self.run_folder(name, config), config, &self.context.device)?;
         let label = label(name, config);
         let (stop, memory) = (self.context.stop, self.context.memory);
         let mut forward = Forward { label: &label, context: self.context };
-        let outcome = trainer.run(Hooks { stop, memory, observer: Some(&mut forward) })?;
-        self.trained(outcome)
+        Ok(trainer.run(Hooks { stop, memory, observer: Some(&mut forward) })?)
     }
 
-    /// As [`train`](Self::train) for several models, some at once, each with its share of the threads.
-    pub(super) fn train_all(&mut self, runs: &[(String, RunConfig)]) -> Result<Vec<Trained>> {
+    /// Trains models, some at once, until one fails with an error that the others do not get over; nothing for those that were not begun.
+    fn run_all(&mut self, runs: &[(String, RunConfig)], gets_over: fn(&Error) -> bool) -> Vec<Option<Result<Outcome>>> {
         let threads = rayon::current_num_threads();
         let jobs = self.jobs.min(runs.len());
         if jobs <= 1 {
-            return runs.iter().map(|(name, config)| self.train(name, config)).collect();
+            let mut failed = false;
+            let one = |(name, config): &(String, RunConfig)| {
+                let outcome = (!failed).then(|| self.run(name, config))?;
+                failed = outcome.as_ref().is_err_and(|error| !gets_over(error));
+                Some(outcome)
+            };
+            return runs.iter().map(one).collect();
         }
         let share = (threads / jobs).max(1);
         let folders: Vec<PathBuf> = runs.iter().map(|(name, config)| self.run_folder(name, config)).collect();
@@ -185,7 +238,7 @@ impl Lab<'_, '_> {
                             Ok(pool) => pool.install(work),
                             Err(error) => Err(Error::value("jobs", format!("few enough for this machine's threads ({error})"), jobs)),
                         };
-                        failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                        failed.fetch_or(outcome.as_ref().is_err_and(|error| !gets_over(error)), Ordering::Relaxed);
                         *outcomes[number].lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
                     }
                 });
@@ -195,39 +248,7 @@ impl Lab<'_, '_> {
                 self.context.emit(&ReproduceEvent::Note { text: &text });
             }
         });
-        let outcomes = outcomes.into_iter().filter_map(|outcome| outcome.into_inner().unwrap_or_else(PoisonError::into_inner));
-        // A training that was not begun, because another failed, is no result: the failure is.
-        let outcomes = outcomes.collect::<Result<Vec<_>>>()?;
-        outcomes.into_iter().map(|outcome| self.trained(outcome)).collect()
-    }
-
-    /// As [`train`](Self::train) for a training that may diverge: that a loss or gradient is no number any more is a result, which a later
-    /// call takes as it takes a finished training.
-    pub(super) fn attempt(&mut self, name: &str, config: &RunConfig) -> Result<Attempt> {
-        let dir = self.run_folder(name, config);
-        let note = dir.join("diverged.json");
-        let end = if note.exists() {
-            Err(read_json(&note)?)
-        } else {
-            match self.train(name, config) {
-                Ok(trained) => Ok(trained),
-                Err(Error::Train(regard_train::Error::NotFinite { what, value, step, .. })) => {
-                    let divergence = Divergence { what: what.into(), value: value.to_string(), step };
-                    write_json(&note, &divergence)?;
-                    self.note(&format!("{}: {what} became {value} at step {step}", label(name, config)))?;
-                    Err(divergence)
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        let (mut norms, mut curve) = (Vec::new(), Vec::new());
-        for record in Run::open(&dir)?.metrics()? {
-            match record {
-                Record::Step(step) => norms.push((step.step as f64, step.grad_norm)),
-                Record::Eval(evaluation) => curve.push((evaluation.tokens as f64, evaluation.loss)),
-            }
-        }
-        Ok(Attempt { end, norms, curve })
+        outcomes.into_iter().map(|outcome| outcome.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
     }
 
     fn run_folder(&self, name: &str, config: &RunConfig) -> PathBuf {

@@ -28,10 +28,15 @@ fn diverging(lab: &mut Lab<'_, '_>) -> Result<Finding> {
     let mut config = lab.language(model, lab::Recipe { context: 8, batch: 1, steps: 20, rate: 1e30, warmup: 0, beta2: 0.9 }, 1);
     (config.data, config.task) = (None, regard_train::TaskConfig::Copy(regard_train::CopyConfig { vocab: 5, distance: 2 }));
     (config.optimizer.clip, config.train.log_every) = (0.0, 10);
-    let first = lab.attempt("diverging", &config)?;
-    let again = lab.attempt("diverging", &config)?;
-    let steps = [first.end, again.end].map(|end| end.map_err(|divergence| divergence.step).err());
-    Ok(Finding::new(steps[0].is_some() && steps[0] == steps[1], format!("{steps:?}")))
+    // Two at once, of which the first was attempted before, when the second call comes.
+    let runs: Vec<_> = [1, 2].map(|seed| ("diverging".to_owned(), regard_train::RunConfig { seed, ..config.clone() })).into();
+    let first = lab.attempt_all(&runs[..1])?;
+    let again = lab.attempt_all(&runs)?;
+    let steps = |attempts: Vec<lab::Attempt>| -> Vec<_> {
+        attempts.into_iter().map(|attempt| attempt.end.map_err(|divergence| divergence.step).err()).collect()
+    };
+    let (first, again) = (steps(first), steps(again));
+    Ok(Finding::new(again.iter().all(Option::is_some) && first[0] == again[0], format!("{first:?}, {again:?}")))
 }
 
 #[test]

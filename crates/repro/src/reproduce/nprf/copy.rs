@@ -20,10 +20,11 @@ pub(super) fn test(lab: &mut Lab<'_, '_>) -> Result<Finding> {
     let steps = lab.quick_or(300, 1000);
     let arms = [("with biases", "nprf-copy-rpe", true), ("without", "nprf-copy-plain", false)];
     let (mut accuracies, mut rows, mut lines) = ([Vec::new(), Vec::new()], Vec::new(), Vec::new());
-    for seed in lab.seeds(1, 3) {
-        let distance = generator(seed).random_range(1..=FARTHEST);
-        for (arm, (title, name, rpe)) in arms.iter().enumerate() {
-            let trained = lab.train(name, &config(*rpe, distance, steps, seed))?;
+    let seeds: Vec<_> = lab.seeds(1, 3).into_iter().map(|seed| (seed, generator(seed).random_range(1..=FARTHEST))).collect();
+    let run = |(seed, distance): (u64, usize)| arms.map(|(_, name, rpe)| (name.to_owned(), config(rpe, distance, steps, seed)));
+    let runs: Vec<_> = seeds.iter().flat_map(|&drawn| run(drawn)).collect();
+    for ((seed, distance), trained) in seeds.iter().zip(lab.train_all(&runs)?.chunks(arms.len())) {
+        for (arm, ((title, ..), trained)) in arms.iter().zip(trained).enumerate() {
             let accuracy = trained.evaluation.accuracy.unwrap_or(f64::NAN);
             accuracies[arm].push(accuracy);
             rows.push(vec![(*title).to_owned(), seed.to_string(), distance.to_string(), format!("{:.1} %", 100.0 * accuracy)]);

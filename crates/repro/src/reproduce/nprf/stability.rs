@@ -112,33 +112,39 @@ pub(super) fn test(lab: &mut Lab<'_, '_>) -> Result<Finding> {
     let sizes = Sizes::of(lab);
     let mut outcomes: [[Outcome; 5]; 2] = Default::default();
     let (mut rows, mut curves, mut norms) = (Vec::new(), [Vec::new(), Vec::new()], Vec::new());
+    let mut trainings = Vec::new();
     for seed in lab.seeds(1, 3) {
         for (at, rate) in RATES.into_iter().enumerate() {
-            for (arm, (title, name, kind)) in ARMS.into_iter().enumerate() {
-                let config = sizes.run(lab, kind, rate, seed);
-                let attempt = lab.attempt(&format!("nprf-stability-{name}-{rate}"), &config)?;
-                let outcome = &mut outcomes[at][arm];
-                let end = match &attempt.end {
-                    Ok(trained) => {
-                        outcome.losses.push(trained.evaluation.loss);
-                        format!("{:.4}", trained.evaluation.loss)
-                    }
-                    Err(divergence) => {
-                        outcome.diverged += 1;
-                        format!("{} {} at step {}", divergence.what, divergence.value, divergence.step)
-                    }
-                };
-                let nan = u8::from(attempt.end.is_err()).to_string();
-                let largest = attempt.norms.iter().map(|(_, norm)| *norm).fold(0.0, f64::max);
-                let usual = median(attempt.norms.iter().map(|(_, norm)| *norm).collect());
-                let numbers = [spikes(&attempt).to_string(), format!("{usual:.3}"), format!("{largest:.3}"), nan];
-                rows.push([title.to_owned(), rate.to_string(), seed.to_string(), end].into_iter().chain(numbers).collect());
-                if seed == 1 {
-                    curves[at].push((title.to_owned(), attempt.curve));
-                    if at == 1 {
-                        norms.push((title.to_owned(), attempt.norms));
-                    }
-                }
+            trainings.extend((0..ARMS.len()).map(|arm| (seed, at, rate, arm)));
+        }
+    }
+    let run = |&(seed, _, rate, arm): &(u64, usize, f64, usize)| {
+        let (_, name, kind) = ARMS[arm];
+        (format!("nprf-stability-{name}-{rate}"), sizes.run(lab, kind, rate, seed))
+    };
+    let runs: Vec<_> = trainings.iter().map(run).collect();
+    for ((seed, at, rate, arm), attempt) in trainings.into_iter().zip(lab.attempt_all(&runs)?) {
+        let title = ARMS[arm].0;
+        let outcome = &mut outcomes[at][arm];
+        let end = match &attempt.end {
+            Ok(trained) => {
+                outcome.losses.push(trained.evaluation.loss);
+                format!("{:.4}", trained.evaluation.loss)
+            }
+            Err(divergence) => {
+                outcome.diverged += 1;
+                format!("{} {} at step {}", divergence.what, divergence.value, divergence.step)
+            }
+        };
+        let nan = u8::from(attempt.end.is_err()).to_string();
+        let largest = attempt.norms.iter().map(|(_, norm)| *norm).fold(0.0, f64::max);
+        let usual = median(attempt.norms.iter().map(|(_, norm)| *norm).collect());
+        let numbers = [spikes(&attempt).to_string(), format!("{usual:.3}"), format!("{largest:.3}"), nan];
+        rows.push([title.to_owned(), rate.to_string(), seed.to_string(), end].into_iter().chain(numbers).collect());
+        if seed == 1 {
+            curves[at].push((title.to_owned(), attempt.curve));
+            if at == 1 {
+                norms.push((title.to_owned(), attempt.norms));
             }
         }
     }
