@@ -129,7 +129,7 @@ mod tests {
         tensor::{Device, Distribution},
     };
 
-    use super::*;
+    use super::{super::tests::alone, *};
     use regard::{MixerConfig, softmax_attention::SoftmaxAttentionConfig};
     use regard_models::DecoderConfig;
 
@@ -149,6 +149,7 @@ mod tests {
 
     #[test]
     fn gradients_above_the_limit_are_scaled_together_to_it() {
+        let _turn = alone();
         let (linear, grads) = gradients(5.0);
         let [before, bias] =
             [norm(&linear, &grads), grads.get::<1>(linear.bias.as_ref().unwrap().id).unwrap().max().into_scalar::<f32>().into()];
@@ -161,6 +162,7 @@ mod tests {
 
     #[test]
     fn gradients_below_the_limit_or_without_one_stay_as_they_are() {
+        let _turn = alone();
         for limit in [1e6, 0.0] {
             let (linear, grads) = gradients(1.0);
             let before = grads.get::<2>(linear.weight.id).unwrap().into_data();
@@ -171,6 +173,7 @@ mod tests {
 
     #[test]
     fn the_step_in_one_pass_is_that_of_burn() {
+        let _turn = alone();
         let device = Device::flex();
         let draw = |seed: u64| {
             device.seed(seed);
@@ -195,6 +198,7 @@ mod tests {
 
     #[test]
     fn weight_decay_is_for_matrices_alone() {
+        let _turn = alone();
         let device = Device::default().autodiff();
         let mixers = vec![MixerConfig::Softmax(SoftmaxAttentionConfig { bias: true, ..SoftmaxAttentionConfig::new(2) })];
         let model = DecoderConfig { bias: true, ..DecoderConfig::new(11, 8, 1, mixers, 4) }.init(&device).unwrap();

@@ -1,4 +1,4 @@
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::{
     optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer},
@@ -17,8 +17,13 @@ use crate::{
     tasks::{Order, Task},
 };
 
-/// Burn's generator belongs to the process: trainings side by side take turns from the seed to their initial values.
-static INITIAL_VALUES: Mutex<()> = Mutex::new(());
+/// Burn's generator belongs to the process: of trainings side by side one draws its initial values at a time, and no other seeds it then.
+/// The masks of dropout, drawn in every step, are those of a training that runs alone only if it does.
+static GENERATOR: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The model in training with its optimiser.
 pub(super) struct Learner {
@@ -44,12 +49,14 @@ impl Learner {
         if config.train.activation_checkpointing {
             device = device.gradient_checkpointing();
         }
-        let turn = INITIAL_VALUES.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turn();
         device.seed(config.seed);
         let model = config.model.init(&device)?;
+        // It looks at every parameter, and Burn draws what nobody has looked at before.
+        let optimizer = adamw(&config.optimizer, &model);
         drop(turn);
         Ok(Self {
-            optimizer: adamw(&config.optimizer, &model),
+            optimizer,
             model,
             order: Order {
                 seed: config.seed,
@@ -75,7 +82,9 @@ impl Learner {
     /// Takes step `step`, from 0.
     pub(super) fn step(&mut self, task: &Task, step: usize, rate: f64) -> StepOutput {
         // Dropout of a step depends on the run's seed and the step alone: odd multipliers keep the seeds of all steps apart.
+        let turn = turn();
         self.device.seed(self.order.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step as u64 + 1));
+        drop(turn);
         let (grads, loss) = self.gradients(task, step);
         let (grads, norm) = clip(&self.model, grads, self.clip);
         self.model = self.optimizer.step(rate, self.model.clone(), grads).rebalance();

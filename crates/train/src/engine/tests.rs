@@ -16,11 +16,11 @@ use super::*;
 use crate::{ControlConfig, Error, ListOpsConfig, LmConfig, RecallConfig, SeriesConfig, TaskConfig, data::DataConfig};
 
 mod examples;
-
 mod experts;
+mod side_by_side;
 
-/// The CPU backend draws all random numbers of a process from one generator: tests that train take turns.
-fn alone() -> MutexGuard<'static, ()> {
+/// The CPU backend draws all random numbers of a process from one generator: tests that train or draw take turns.
+pub(super) fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
