@@ -3,10 +3,10 @@
 
 mod common;
 
-use std::{env, error::Error, fs, time::Instant};
+use std::{error::Error, time::Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
-use common::{THREADS, Torch, median, peak_flops, peak_memory};
+use common::{peak_memory, table::Table};
 use regard::kimi_delta::{KimiDeltaOptions, kimi_delta};
 
 #[global_allocator]
@@ -81,7 +81,7 @@ fn flops([b, h, t, d]: [usize; 4], backward: bool) -> f64 {
 fn main() -> Result<(), Box<dyn Error>> {
     common::limit_threads();
     let seconds = common::seconds(6.0)?;
-    let (plain, autodiff) = (Device::flex(), Device::flex().autodiff());
+    let autodiff = Device::flex().autodiff();
     println!("training at T, one head of K = V = 64: resident memory it adds, beside the tensors that it must hold");
     for t in [2048, 8192, 32768] {
         let inputs = Inputs::new([1, 1, t, 64], &autodiff);
@@ -91,52 +91,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         let numbers = t * (64 + 3 * 64 + 4 * 64 + 1);
         println!("{t:>8} {:>8.1} MiB of {:.1} MiB", peak_memory() - before, (numbers * 4) as f64 / f64::from(1 << 20));
     }
-    let peak = peak_flops();
-    println!("multiply-adds on registers, one thread: {:.1} GFLOP/s", peak / 1e9);
-    let mut torch = Torch::start("kda_vs_torch.py")?;
-    println!(
-        "{:<18} {:<17} {:>10} {:>10} {:>7} {:>7} {:>8} {:>10}",
-        "[B, H, T, K=V]", "pass", "regard ms", "torch ms", "median", "best", "of peak", "sdpa ms"
-    );
-    let mut rows = Vec::new();
-    for shape in SHAPES {
-        let [b, h, t, d] = shape;
-        for backward in [false, true] {
-            let inputs = Inputs::new(shape, if backward { &autodiff } else { &plain });
-            let case = |name: &str| format!("{name} {b} {h} {t} {d} {}", u8::from(backward));
-            let sdpa = t >= 2048;
-            inputs.run(backward)?;
-            torch.run(&case("kda"))?;
-            let (mut ours, mut theirs, mut softmax) = (Vec::new(), Vec::new(), Vec::new());
-            let start = Instant::now();
-            while ours.len() < 3 || start.elapsed().as_secs_f64() < seconds {
-                ours.push(inputs.run(backward)?);
-                theirs.push(torch.run(&case("kda"))?);
-                if sdpa {
-                    softmax.push(torch.run(&case("sdpa"))?);
-                }
-            }
-            let (a, b) = (median(&mut ours), median(&mut theirs));
-            let softmax = if sdpa { median(&mut softmax) } else { f64::NAN };
-            let share = flops(shape, backward) / (ours[0] * 1e-3) / (peak * THREADS as f64);
-            let pass = if backward { "forward+backward" } else { "forward" };
-            let best = ours[0] / theirs[0];
-            println!(
-                "{:<18} {pass:<17} {a:>10.2} {b:>10.2} {:>7.2} {best:>7.2} {:>7.0}% {softmax:>10.1}",
-                format!("{shape:?}"),
-                a / b,
-                100.0 * share
-            );
-            rows.push(serde_json::json!({
-                "shape": shape, "pass": pass, "regard_ms": a, "torch_ms": b, "ratio": a / b, "best_ratio": best,
-                "share_of_peak": share, "sdpa_ms": sdpa.then_some(softmax), "samples": ours.len(),
-            }));
-        }
-    }
-    torch.stop()?;
-    if let Some(path) = env::var_os("REGARD_BENCH_JSON") {
-        let report = serde_json::json!({ "threads": THREADS, "peak_gflops_per_thread": peak / 1e9, "cases": rows });
-        fs::write(path, serde_json::to_string_pretty(&report)?)?;
-    }
-    Ok(())
+    let table = Table { script: "kda_vs_torch.py", case: "kda", axes: "[B, H, T, K=V]", shapes: &SHAPES, samples: 3, seconds };
+    table.print(Inputs::new, Inputs::run, flops)
 }

@@ -1,5 +1,8 @@
 //! What the programs that compare with PyTorch share.
 
+#[allow(dead_code, reason = "not every program prints one")]
+pub(crate) mod table;
+
 use std::{
     env,
     error::Error,
