@@ -14,9 +14,6 @@ use burn::tensor::{Device, Distribution, Tensor};
 use common::{peak_memory, table::Table};
 use regard::flow_attention::{FlowOptions, flow_attention_causal};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// `[B, H, T, D = E]`
 const SHAPES: [[usize; 4]; 7] =
     [[1, 8, 512, 64], [4, 8, 512, 128], [1, 8, 2048, 64], [4, 8, 2048, 64], [2, 8, 2048, 128], [1, 8, 8192, 128], [1, 8, 16384, 64]];
@@ -50,9 +47,12 @@ fn flops([b, h, t, d]: [usize; 4], backward: bool) -> f64 {
     (b * h) as f64 * t * if backward { both } else { forward }
 }
 
-#[allow(clippy::print_stdout)]
 fn main() -> Result<(), Box<dyn Error>> {
-    common::limit_threads();
+    common::run(compare)
+}
+
+#[allow(clippy::print_stdout)]
+fn compare() -> Result<(), Box<dyn Error>> {
     let seconds = common::seconds(4.0)?;
     let autodiff = Device::flex().autodiff();
     println!("training at T, one head of D = E = 64: resident memory it adds, beside the tensors that it must hold");

@@ -9,9 +9,6 @@ use burn::tensor::{Device, Distribution, Tensor};
 use common::{peak_memory, table::Table};
 use regard::kimi_delta::{KimiDeltaOptions, kimi_delta};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// `[B, H, T, K = V]`
 const SHAPES: [[usize; 4]; 9] = [
     [4, 8, 512, 64],
@@ -77,9 +74,12 @@ fn flops([b, h, t, d]: [usize; 4], backward: bool) -> f64 {
     (b * h) as f64 * t * if backward { both } else { forward }
 }
 
-#[allow(clippy::print_stdout)]
 fn main() -> Result<(), Box<dyn Error>> {
-    common::limit_threads();
+    common::run(compare)
+}
+
+#[allow(clippy::print_stdout)]
+fn compare() -> Result<(), Box<dyn Error>> {
     let seconds = common::seconds(6.0)?;
     let autodiff = Device::flex().autodiff();
     println!("training at T, one head of K = V = 64: resident memory it adds, beside the tensors that it must hold");

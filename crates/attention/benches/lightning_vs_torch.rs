@@ -16,9 +16,6 @@ use common::{THREADS, Torch, median, peak_flops, peak_memory};
 use regard::lightning_attention::{LightningOpts, lightning_attention};
 use serde_json::json;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// B, H, T, width of keys and values. `REGARD_BENCH_SHAPES` replaces them.
 const SHAPES: &str = "1x8x512x64,4x8x512x64,1x8x2048x64,4x8x2048x64,1x8x2048x128,4x8x2048x128,1x8x16384x64,2x8x16384x64,1x8x16384x128";
 
@@ -89,9 +86,12 @@ fn shapes() -> Result<Vec<Shape>, Box<dyn Error>> {
     text.split(',').map(shape).collect()
 }
 
-#[allow(clippy::print_stdout)]
 fn main() -> Result<(), Box<dyn Error>> {
-    common::limit_threads();
+    common::run(compare)
+}
+
+#[allow(clippy::print_stdout)]
+fn compare() -> Result<(), Box<dyn Error>> {
     let seconds = common::seconds(4.0)?;
     let (plain, autodiff) = (Device::flex(), Device::flex().autodiff());
     for t in [4096, 16384, 65536] {

@@ -28,9 +28,12 @@ fn random(shape: [usize; 4], device: &Device) -> [Tensor<4>; 4] {
     std::array::from_fn(|_| Tensor::random(shape, Distribution::Normal(0.0, 1.0), device))
 }
 
-#[allow(clippy::print_stdout)]
 fn main() -> Result<(), Box<dyn Error>> {
-    common::limit_threads();
+    common::run(compare)
+}
+
+#[allow(clippy::print_stdout)]
+fn compare() -> Result<(), Box<dyn Error>> {
     let seconds = common::seconds(6.0)?;
     let (plain, autodiff) = (Device::flex(), Device::flex().autodiff());
     println!("training at T: resident memory it adds, beside one matrix of all scores");

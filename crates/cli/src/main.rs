@@ -27,7 +27,11 @@ fn main() -> ExitCode {
     };
     let output = Output::new(cli.quiet);
     start_log(&cli);
-    match commands::run(cli.command, &output) {
+    memory::keep_freed_memory();
+    // As large a stack as a main thread has. If the pool is there already, it stays as it is.
+    let _ = rayon::ThreadPoolBuilder::new().stack_size(8 << 20).build_global();
+    // On a thread of the pool: from outside, every parallel operation is handed over to one and waited for.
+    match rayon::scope(|_| commands::run(cli.command, &output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => output.fail(&failure),
     }

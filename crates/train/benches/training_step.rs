@@ -6,7 +6,10 @@
 //! in the place of MIXER. `benches/training_step.py` runs it side by side with PyTorch.
 #![allow(clippy::print_stdout, missing_docs)]
 
-use std::path::Path;
+use std::{
+    ffi::{c_int, c_long},
+    path::Path,
+};
 
 use burn::tensor::Device;
 use regard::MixerConfig;
@@ -35,7 +38,18 @@ positions = "learned"
 context = 64
 "#;
 
+unsafe extern "C" {
+    fn mi_option_set(option: c_int, value: c_long);
+}
+
 fn main() {
+    // As in the command: freed memory is kept for ten seconds, and work starts on a thread of the pool.
+    // SAFETY: it stores a number.
+    unsafe { mi_option_set(15, 10_000) };
+    rayon::scope(|_| run());
+}
+
+fn run() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let name = args.first().map_or("softmax", String::as_str);
     let mut config = match Path::new(name) {

@@ -6,6 +6,7 @@ pub(crate) mod table;
 use std::{
     env,
     error::Error,
+    ffi::{c_int, c_long},
     hint::black_box,
     io::{BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -15,13 +16,29 @@ use std::{
 /// Threads of both sides.
 pub(crate) const THREADS: usize = 2;
 
-/// Makes our side use [`THREADS`] threads, unless `RAYON_NUM_THREADS` says otherwise.
-pub(crate) fn limit_threads() {
+/// The allocator of the command `regard`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+unsafe extern "C" {
+    /// Of mimalloc.
+    fn mi_option_set(option: c_int, value: c_long);
+}
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// Runs our side as the command does, on a thread of the pool and with freed memory kept for ten seconds, with [`THREADS`] threads unless
+/// `RAYON_NUM_THREADS` says otherwise.
+pub(crate) fn run(program: fn() -> Outcome) -> Outcome {
     // Before any use of rayon, whose threads Burn and the kernels share.
     if env::var_os("RAYON_NUM_THREADS").is_none() {
         // SAFETY: no other thread runs yet.
         unsafe { env::set_var("RAYON_NUM_THREADS", THREADS.to_string()) };
     }
+    // SAFETY: it stores a number.
+    unsafe { mi_option_set(15, 10_000) };
+    rayon::scope(|_| program().map_err(|e| e.to_string()))?;
+    Ok(())
 }
 
 /// Seconds per case: `REGARD_BENCH_SECONDS` or so many.

@@ -1,4 +1,7 @@
-use std::{fmt::Debug, sync::Arc};
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 #[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
 use burn::backend::Cube;
@@ -52,6 +55,63 @@ pub(crate) fn with_gradient<const D: usize, const N: usize>(
         }
         (DispatchTensorKind::Autodiff(_), _) => unreachable!("`inner` took autodiff off"),
     })
+}
+
+/// The hand-written backward pass of an operation with `N` inputs and `M` outputs.
+pub(crate) trait JointRule<const N: usize, const M: usize>: Debug + Send + Sync {
+    /// As [`GradientRule::gradients`]; the gradient of an output that the loss does not depend on is `None`.
+    fn gradients(&self, upstream: [Option<DispatchTensor>; M], wanted: [bool; N]) -> [Option<DispatchTensor>; N];
+}
+
+/// As [`with_gradient`], for an operation with several outputs.
+pub(crate) fn with_gradients<const D: usize, const N: usize, const M: usize>(
+    inputs: [DispatchTensor; N],
+    outputs: [Tensor<D>; M],
+    rule: impl JointRule<N, M> + 'static,
+) -> [Tensor<D>; M] {
+    // A node has one output. So the outputs are children of a node that is a number: they leave their gradients in these places and
+    // send it a number, by which it knows that it has to run, after them.
+    let number = Tensor::<1>::zeros([1], (&outputs[0].device(), outputs[0].dtype()));
+    let places = Places(Arc::new(Mutex::new([const { None }; M])));
+    let whole = with_gradient(inputs, number, Arc::new(Joint { places: places.clone(), rule }));
+    let mut index = 0;
+    outputs.map(|output| {
+        let part = Part { places: places.clone(), index };
+        index += 1;
+        with_gradient([whole.clone().into_dispatch()], output, Arc::new(part))
+    })
+}
+
+/// The gradients of the outputs, until all are there.
+#[derive(Clone, Debug)]
+struct Places<const M: usize>(Arc<Mutex<[Option<DispatchTensor>; M]>>);
+
+#[derive(Debug)]
+struct Joint<R, const M: usize> {
+    places: Places<M>,
+    rule: R,
+}
+
+impl<R: JointRule<N, M>, const N: usize, const M: usize> GradientRule<N> for Joint<R, M> {
+    fn gradients(&self, _: DispatchTensor, wanted: [bool; N]) -> [Option<DispatchTensor>; N] {
+        let upstream = std::mem::replace(&mut *self.places.0.lock().unwrap_or_else(PoisonError::into_inner), [const { None }; M]);
+        self.rule.gradients(upstream, wanted)
+    }
+}
+
+#[derive(Debug)]
+struct Part<const M: usize> {
+    places: Places<M>,
+    index: usize,
+}
+
+impl<const M: usize> GradientRule<1> for Part<M> {
+    fn gradients(&self, upstream: DispatchTensor, _: [bool; 1]) -> [Option<DispatchTensor>; 1] {
+        let like: Tensor<1> = Tensor::from_dispatch(upstream.clone());
+        let number = Tensor::<1>::zeros([1], (&like.device(), like.dtype()));
+        self.places.0.lock().unwrap_or_else(PoisonError::into_inner)[self.index] = Some(upstream);
+        [Some(number.into_dispatch())]
+    }
 }
 
 fn attach<B, C, const N: usize>(inputs: [DispatchTensor; N], output: DispatchTensor, rule: Arc<dyn GradientRule<N>>) -> DispatchTensor

@@ -1,5 +1,7 @@
 //! Between Flex tensors and the slices of kernels.
 
+use std::mem::MaybeUninit;
+
 use burn::{
     backend::{
         TensorMetadata,
@@ -7,6 +9,8 @@ use burn::{
     },
     tensor::{Bytes, DType, Shape},
 };
+
+use rayon::prelude::*;
 
 use super::simd::{Target, View, scratch};
 
@@ -23,19 +27,19 @@ impl NewTensor {
         let [_, h, t, width] = dims;
         let of = like.layout().strides();
         let strides = if of[1] < of[2] { [t * h * width, width, h * width] } else { [h * t * width, t * width, width] };
-        Self { data: scratch(dims.iter().product()), dims, strides }
+        Self { data: blank(dims.iter().product()), dims, strides }
     }
 
     /// Its tokens lie before its heads in memory: swapping these axes gives a contiguous tensor `[B, T, H, width]`.
     pub(crate) fn tokens_first(dims: [usize; 4]) -> Self {
         let [_, h, t, width] = dims;
-        Self { data: scratch(dims.iter().product()), dims, strides: [t * h * width, width, h * width] }
+        Self { data: blank(dims.iter().product()), dims, strides: [t * h * width, width, h * width] }
     }
 
     /// A contiguous tensor.
     pub(crate) fn contiguous(dims: [usize; 4]) -> Self {
         let [_, h, t, width] = dims;
-        Self { data: scratch(dims.iter().product()), dims, strides: [h * t * width, t * width, width] }
+        Self { data: blank(dims.iter().product()), dims, strides: [h * t * width, t * width, width] }
     }
 
     /// As [`like`](Self::like), with memory that is not written even once before: for kernels that write all of it, by pointers alone,
@@ -66,6 +70,19 @@ impl NewTensor {
         let strides = self.strides.map(|s| s as isize).into_iter().chain([1]).collect();
         FlexTensor::new(Bytes::from_elems(self.data), Layout::new(Shape::new(self.dims), strides, 0), DType::F32)
     }
+}
+
+/// As [`scratch`], by all threads: a tensor's worth of zeros is a pass over memory.
+fn blank(len: usize) -> Vec<f32> {
+    const PART: usize = 1 << 16;
+    if len <= PART || cfg!(test) {
+        return scratch(len);
+    }
+    let mut data = Vec::with_capacity(len);
+    data.spare_capacity_mut()[..len].par_chunks_mut(PART).for_each(|part| part.fill(MaybeUninit::new(0.0)));
+    // SAFETY: all have been written.
+    unsafe { data.set_len(len) };
+    data
 }
 
 pub(crate) fn dims(x: &FlexTensor) -> [usize; 4] {

@@ -1,10 +1,17 @@
+use std::sync::Arc;
+
 use burn::{
+    backend::DispatchTensor,
     module::Param,
     nn::Linear,
     tensor::{Tensor, module},
 };
 
-use super::kernel;
+use super::{
+    custom_gradient::{GradientRule, with_gradient},
+    kernel,
+    split::{cut, join, split},
+};
 
 /// `y = x W + b` over the last axis; on the CPU as one kernel in each direction.
 ///
@@ -24,4 +31,62 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
 /// - `x`: `[…, n]`; output: `[…, m]` for a layer from n to m
 pub fn project<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     linear(x, layer.weight.val(), layer.bias.as_ref().map(Param::val))
+}
+
+/// What [`project`] gives, its last axis cut into parts of `lengths`; on the CPU the parts are views whose gradients are not joined.
+///
+/// # Shapes
+/// - `x`: `[…, n]`; outputs: `[…, length]` each
+///
+/// # Panics
+/// If the lengths do not add up to the outputs of the layer.
+pub fn project_split<const D: usize, const N: usize>(layer: &Linear, x: Tensor<D>, lengths: [usize; N]) -> [Tensor<D>; N] {
+    if fused(&x, layer) {
+        assert_eq!(lengths.iter().sum::<usize>(), layer.weight.dims()[1], "lengths of the parts");
+        kernel::linear_split(x, layer.weight.val(), layer.bias.as_ref().map(Param::val), lengths)
+    } else {
+        split(project(layer, x), D - 1, lengths)
+    }
+}
+
+/// What [`project`] gives for each of several layers; on the CPU by one product, whose gradient of `x` is one sum.
+///
+/// # Shapes
+/// - `x`: `[…, n]`; outputs: `[…, m]` for each layer from n to m
+pub fn project_each<const D: usize, const N: usize>(layers: [&Linear; N], x: Tensor<D>) -> [Tensor<D>; N] {
+    let biased = layers[0].bias.is_some();
+    // Few tokens read each weight about once: side by side the weights would be copied first.
+    let tokens = x.dims()[..D - 1].iter().product::<usize>();
+    if tokens < FEW_TOKENS || layers.iter().any(|layer| layer.bias.is_some() != biased || !fused(&x, layer)) {
+        return layers.map(|layer| project(layer, x.clone()));
+    }
+    let weights = layers.map(|layer| layer.weight.val());
+    let lengths = weights.each_ref().map(|weight| weight.dims()[1]);
+    let bias = biased.then(|| side_by_side(layers.map(|layer| layer.bias.as_ref().expect("all have one").val())));
+    kernel::linear_split(x, side_by_side(weights), bias, lengths)
+}
+
+/// Tokens below which copies of the weights cost more than one product saves.
+const FEW_TOKENS: usize = 64;
+
+fn fused<const D: usize>(x: &Tensor<D>, layer: &Linear) -> bool {
+    D > 1 && kernel::on_cpu(&x.device(), x.dtype()) && layer.weight.val().dtype() == x.dtype()
+}
+
+/// Tensors joined along their last axis, whose gradients are views of its gradient.
+fn side_by_side<const D: usize, const N: usize>(parts: [Tensor<D>; N]) -> Tensor<D> {
+    let inner = parts.each_ref().map(|part| part.clone().inner());
+    let lengths = inner.each_ref().map(|part| part.dims()[D - 1]);
+    with_gradient(parts.map(Tensor::into_dispatch), join(inner.to_vec(), D - 1), Arc::new(Columns::<D, N> { lengths }))
+}
+
+#[derive(Debug)]
+struct Columns<const D: usize, const N: usize> {
+    lengths: [usize; N],
+}
+
+impl<const D: usize, const N: usize> GradientRule<N> for Columns<D, N> {
+    fn gradients(&self, upstream: DispatchTensor, _: [bool; N]) -> [Option<DispatchTensor>; N] {
+        cut(&Tensor::<D>::from_dispatch(upstream), D - 1, self.lengths).map(|gradient| Some(gradient.into_dispatch()))
+    }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     activation::{gelu, gelu_tanh, product, silu_gate},
-    linear::project,
+    linear::{project, project_each},
 };
 use crate::{Error, Result};
 
@@ -91,8 +91,10 @@ impl Mlp {
     /// - `x`: `[…, D]`; output: the same
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
         let inner = match (&self.gate, self.kind) {
-            (Some(gate), MlpKind::SwiGlu) => silu_gate(project(gate, x.clone()), project(&self.up, x)),
-            (Some(gate), _) => product(project(gate, x.clone()), project(&self.up, x)),
+            (Some(gate), kind) => {
+                let [gate, up] = project_each([gate, &self.up], x);
+                if kind == MlpKind::SwiGlu { silu_gate(gate, up) } else { product(gate, up) }
+            }
             (None, MlpKind::GeluTanh) => gelu_tanh(project(&self.up, x)),
             (None, _) => gelu(project(&self.up, x)),
         };

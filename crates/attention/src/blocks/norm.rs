@@ -113,6 +113,22 @@ impl Norm {
         }
     }
 
+    /// `x + update`, and that normalised; on the CPU as one kernel in each direction.
+    ///
+    /// # Shapes
+    /// - `x`, `update`: `[…, width]`; outputs: the same
+    pub fn forward_add<const D: usize>(&self, x: Tensor<D>, update: Tensor<D>) -> [Tensor<D>; 2] {
+        if self.beta.is_some() || !kernel::on_cpu(&x.device(), x.dtype()) || update.dtype() != x.dtype() || x.dims().contains(&0) {
+            let sum = x + update;
+            return [sum.clone(), self.forward(sum)];
+        }
+        kernel::add_norm(x.clone(), update, self.gamma_or_ones(&x), self.epsilon, self.center)
+    }
+
+    fn gamma_or_ones<const D: usize>(&self, x: &Tensor<D>) -> Tensor<1> {
+        self.gamma.as_ref().map_or_else(|| Tensor::ones([x.dims()[D - 1]], &x.device()), Param::val)
+    }
+
     /// `gate ⊙` the normalised last axis.
     ///
     /// # Shapes
@@ -121,7 +137,7 @@ impl Norm {
         if self.center || self.beta.is_some() || !kernel::on_cpu(&x.device(), x.dtype()) || x.dims().contains(&0) {
             return product(gate, self.forward(x));
         }
-        let gamma = self.gamma.as_ref().map_or_else(|| Tensor::ones([x.dims()[D - 1]], &x.device()), Param::val);
+        let gamma = self.gamma_or_ones(&x);
         kernel::gated_norm(x, gamma, gate, self.epsilon, false)
     }
 }

@@ -1,11 +1,14 @@
 //! The fused kernels (f32 on the CPU) against the same functions in tensor operations (f64), forward and every gradient.
 
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::{
+    module::Param,
+    tensor::{DType, Int, Tensor, TensorData},
+};
 use regard_testkit::{Draw, Sampler, assert_close, cpu, sweep};
 
 use super::{
-    NormKind, cross_entropy, gated_rms_norm, gelu, kernel, l2_norm, linear, linear_cross_entropy, product, sigmoid, silu, silu_gate, split,
-    srms_norm,
+    NormKind, cross_entropy, gated_rms_norm, gelu, kernel, l2_norm, linear, linear_cross_entropy, product, scale, sigmoid, silu, silu_gate,
+    split, srms_norm, sum_of_squares,
 };
 
 /// Runs `f` on the draws in f32 and in f64 and compares the output and the gradient of each input.
@@ -117,6 +120,60 @@ fn linear_maps_agree_with_tensor_operations_however_the_weight_lies() {
         let place = move |w: &Tensor<2>| if transposed { w.clone().transpose() } else { w.clone() };
         agree("linear", s, &[x.clone(), w.clone()], |x| linear(x[0].clone(), place(&x[1]), None));
         agree("linear with bias", s, &[x, w, b], |x| linear(x[0].clone(), place(&x[1]), Some(x[2].clone().squeeze_dim(0))));
+    });
+}
+
+#[test]
+fn one_product_for_several_layers_agrees_with_one_each_used_or_not() {
+    sweep("linear_split", 120, |s| {
+        let [rows, n] = [s.size(0, 200), s.size(1, 60)];
+        let lengths: [usize; 3] = std::array::from_fn(|_| s.size(1, 70));
+        let m = lengths.iter().sum();
+        // The first is used, or the weights had no gradient to compare.
+        let used = [true, s.flip(), s.flip()];
+        let (x, w, b) = (s.tensor([rows, n], -1.0, 1.0), s.tensor([n, m], -0.2, 0.2), s.tensor([1, m], -1.0, 1.0));
+        let parts = move |x: &[Tensor<2>]| {
+            let bias = x.get(2).map(|bias| bias.clone().squeeze_dim(0));
+            let parts = if kernel::on_cpu(&x[0].device(), x[0].dtype()) {
+                kernel::linear_split(x[0].clone(), x[1].clone(), bias, lengths)
+            } else {
+                split(linear(x[0].clone(), x[1].clone(), bias), 1, lengths)
+            };
+            Tensor::cat(parts.into_iter().zip(used).filter(|(_, used)| *used).map(|(part, _)| part).collect(), 1)
+        };
+        agree("linear_split", s, &[x.clone(), w.clone()], parts);
+        agree("linear_split with bias", s, &[x, w, b], parts);
+    });
+}
+
+#[test]
+fn a_sum_and_its_norm_agree_with_tensor_operations_used_or_not() {
+    sweep("forward_add", 80, |s| {
+        let (rows, width) = (s.size(1, 300), s.size(2, 200));
+        let [x, update] = std::array::from_fn(|_| s.tensor([rows, width], -2.0, 4.0));
+        let kind = s.pick(&[NormKind::Rms, NormKind::LayerNoBias, NormKind::Layer, NormKind::SimpleRms]);
+        let used = s.pick(&[[true, true], [true, false], [false, true]]);
+        agree("forward_add", s, &[x, update], |x| {
+            let mut norm = kind.init(width, 1e-5, &x[0].device());
+            let of_type = |p: Param<Tensor<1>>| Param::from_tensor(p.val().inner().cast(x[0].dtype()));
+            (norm.gamma, norm.beta) = (norm.gamma.map(of_type), norm.beta.map(of_type));
+            let outputs = norm.forward_add(x[0].clone(), x[1].clone());
+            Tensor::cat(outputs.into_iter().zip(used).filter(|(_, used)| *used).map(|(y, _)| y).collect(), 1)
+        });
+    });
+}
+
+#[test]
+fn a_sum_of_squares_and_a_factor_agree_with_tensor_operations() {
+    sweep("scale", 40, |s| {
+        let (rows, width) = (s.size(1, 300), s.size(1, 300));
+        let (x, by) = (s.tensor([rows, width], -2.0, 2.0), s.pick(&[1.0, 0.3]));
+        let [got, want] = [x.f32(&cpu()), x.f64(&cpu())].map(|x| {
+            let by = Tensor::<1>::full([1], by, (&x.device(), x.dtype()));
+            (sum_of_squares(&x).cast(DType::F64), scale(x, &by).cast(DType::F64))
+        });
+        assert_close("sum_of_squares", &got.0, &want.0, 1e-6);
+        assert_close("scale", &got.1, &want.1, 1e-6);
     });
 }
 

@@ -11,7 +11,10 @@ use super::{
     options::{FlowFeatureMap, FlowOptions},
     reference::flow_weights,
 };
-use crate::{Error, LayerPlace, Result, SequenceMixer, blocks::project};
+use crate::{
+    Error, LayerPlace, Result, SequenceMixer,
+    blocks::{project, project_each},
+};
 
 /// Configuration of [`FlowAttention`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -209,7 +212,7 @@ impl FlowAttention {
 
     /// Queries, keys and values of a sequence. `[B, H, T, D/H]` each
     fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
-        [&self.query_projection, &self.key_projection, &self.value_projection].map(|p| self.heads(project(p, x.clone())))
+        project_each([&self.query_projection, &self.key_projection, &self.value_projection], x).map(|x| self.heads(x))
     }
 
     fn heads(&self, x: Tensor<3>) -> Tensor<4> {

@@ -1,7 +1,7 @@
 use burn::{
     module::{Initializer, Module, Param},
     nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig},
-    tensor::{Bool, DType, Device, Distribution, Int, Tensor, activation},
+    tensor::{Bool, DType, Device, Distribution, Int, Tensor},
 };
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, LayerPlace, MixerMemory, Result, SequenceMixer,
-    blocks::{ShortConv, check_cu_seqlens, gated_rms_norm, l2_norm, lazy_param, project},
+    blocks::{ShortConv, check_cu_seqlens, gated_rms_norm, l2_norm, lazy_param, project, project_each, sigmoid},
 };
 
 const OP: &str = "kimi_delta";
@@ -176,12 +176,12 @@ pub struct ForgetGate {
 }
 
 impl ForgetGate {
-    /// `x`: `[B, T, D]`; output: `[B, T, W, K]` or `[B, T, W, 1]`
-    fn forward(&self, x: Tensor<3>) -> Tensor<4> {
-        let [b, t, _] = x.dims();
+    /// `narrow`, from the bottleneck: `[B, T, K]`; output: `[B, T, W, K]` or `[B, T, W, 1]`
+    fn forward(&self, narrow: Tensor<3>) -> Tensor<4> {
+        let [b, t, _] = narrow.dims();
         let a_log = self.a_log.val();
         let [w] = a_log.dims();
-        let f = project(&self.f_b_proj, project(&self.f_a_proj, x));
+        let f = project(&self.f_b_proj, narrow);
         let n = f.dims()[2] / w;
         log_decay(f.reshape([b, t, w, n]), a_log, self.dt_bias.val().reshape([w, n]), self.gate)
     }
@@ -243,7 +243,12 @@ impl KimiDelta {
         if t == 0 {
             return x;
         }
-        let inputs = [&self.q_proj, &self.k_proj, &self.v_proj].map(|p| project(p, x.clone()));
+        let device = x.device();
+        let gate = &self.forget_gate;
+        let layers = [&self.q_proj, &self.k_proj, &self.v_proj, &gate.f_a_proj, &self.g_a_proj, &self.b_proj];
+        let [q, k, v, f, g, beta] = project_each(layers, x);
+        let dtype = q.dtype();
+        let inputs = [q, k, v];
         let mut start = 0;
         let [q, k, v] = inputs.clone().map(|input| {
             let n = input.dims()[2];
@@ -259,22 +264,23 @@ impl KimiDelta {
         let options = KimiDeltaOptions {
             chunk: self.chunk,
             // Taken out of the state: memory that nobody else holds is moved on in place.
-            initial_state: state.as_mut().map(|s| std::mem::replace(&mut s.memory, Tensor::empty([0, 0, 0, 0], &x.device()))),
+            initial_state: state.as_mut().map(|s| std::mem::replace(&mut s.memory, Tensor::empty([0, 0, 0, 0], &device))),
             cu_seqlens: cu_seqlens.map(<[usize]>::to_vec),
             check_decay: false,
             ..Default::default()
         };
+        let strength = sigmoid(at_least_f32(beta));
+        let strength = if self.beta_scale == 1.0 { strength } else { strength * self.beta_scale };
         let (o, memory) = kimi_delta(
             l2_norm(heads(q, self.heads), QK_EPSILON),
             l2_norm(heads(k, self.heads), QK_EPSILON),
             heads(v, self.value_heads),
-            self.forget_gate.forward(x.clone()),
-            activation::sigmoid(at_least_f32(project(&self.b_proj, x.clone()))) * self.beta_scale,
+            gate.forward(f),
+            strength,
             options,
         )
         .expect("the projections give matching shapes");
-        let dtype = x.dtype();
-        let gate = at_least_f32(heads(project(&self.g_b_proj, project(&self.g_a_proj, x)), self.value_heads));
+        let gate = at_least_f32(heads(project(&self.g_b_proj, g), self.value_heads));
         let gated = gated_rms_norm(at_least_f32(o), self.o_norm.gamma.val(), gate, self.o_norm.epsilon).cast(dtype);
         let width = gated.dims()[3];
         let y = project(&self.out_proj, gated.reshape([b, t, self.value_heads * width]));

@@ -7,7 +7,7 @@ use burn::{
 use super::{Activation, LightningOpts, Lrpe, lightning_attention, lightning_step};
 use crate::{
     MixerMemory, SequenceMixer,
-    blocks::{Norm, project, sigmoid, split},
+    blocks::{Norm, project, project_split, sigmoid},
 };
 
 /// The gated linear attention of TransNormerLLM: `y = W_o (u ⊙ Norm(LightningAttention(q, k, v)))`.
@@ -80,21 +80,18 @@ impl Lightning {
     fn project(&self, x: Tensor<3>, position: usize) -> Projected {
         let [b, t, _] = x.dims();
         let (width, h) = (self.width(), self.heads);
-        let all = project(&self.qkvu_proj, x.clone());
-        let ([q, k, v], own_gate) = if all.dims()[2] == 4 * width {
-            let [q, k, v, gate] = split(all, 2, [width; 4]);
-            ([q, k, v], Some(gate))
-        } else {
-            (split(all, 2, [width; 3]), None)
+        let ([q, k, v], gate) = match &self.gate {
+            Some(gate) => (project_split(&self.qkvu_proj, x.clone(), [width; 3]), Some(gate.forward(x))),
+            None if self.qkvu_proj.weight.lazy_shape().dims::<2>()[1] == 4 * width => {
+                let [q, k, v, gate] = project_split(&self.qkvu_proj, x, [width; 4]);
+                ([q, k, v], Some(gate))
+            }
+            None => (project_split(&self.qkvu_proj, x, [width; 3]), None),
         };
         let heads = |x: Tensor<3>| x.reshape([b, t, h, width / h]).swap_dims(1, 2);
         let q = heads(self.activation.apply(q));
         let k = heads(self.activation.apply(k));
         let v = heads(self.value_activation.apply(v));
-        let gate = match &self.gate {
-            Some(gate) => Some(gate.forward(x)),
-            None => own_gate,
-        };
         let (q, k) = match &self.lrpe {
             Some(lrpe) => lrpe.forward_pair(q, k, position),
             None => (q, k),

@@ -9,9 +9,8 @@ use super::state::SoftmaxState;
 use crate::{
     Error, LayerPlace, Result, SequenceMixer,
     blocks::{
-        project, rotary,
+        project, project_split, rotary,
         softmax::{SoftmaxOptions, softmax_attention},
-        split,
     },
 };
 
@@ -94,9 +93,12 @@ impl SoftmaxAttention {
     fn project(&self, x: Tensor<3>, position: usize) -> [Tensor<4>; 3] {
         let [b, t, d] = x.dims();
         let width = d / self.heads;
-        let qkv = project(&self.qkv_proj, x).reshape([b, t, self.heads + 2 * self.kv_heads, width]);
+        let heads = [self.heads, self.kv_heads, self.kv_heads];
         // Views, which the operation reads where they lie.
-        let [q, k, v] = split(qkv, 2, [self.heads, self.kv_heads, self.kv_heads]).map(|x| x.swap_dims(1, 2));
+        let [q, k, v] = project_split(&self.qkv_proj, x, heads.map(|heads| heads * width)).map(|x| {
+            let heads = x.dims()[2] / width;
+            x.reshape([b, t, heads, width]).swap_dims(1, 2)
+        });
         match self.rotary_base {
             Some(base) => [rotary(q, position, base), rotary(k, position, base), v],
             None => [q, k, v],

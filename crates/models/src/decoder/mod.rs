@@ -9,7 +9,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-pub use block::Block;
+pub use block::{Block, Residual};
 pub use channel::ChannelMixer;
 pub(crate) use init::initialise;
 

@@ -8,7 +8,7 @@ use regard::{
     blocks::{Norm, cross_entropy, linear, linear_cross_entropy, project},
 };
 
-use super::block::Block;
+use super::block::{Block, Residual};
 
 const OP: &str = "decoder";
 
@@ -84,15 +84,15 @@ impl Decoder {
     }
 
     /// What the norm before the head reads. `[B, T, D]`
-    fn features(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+    fn features(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Residual<3> {
         self.check_end(ids.dims()[1]).unwrap_or_else(|e| panic!("{e}"));
         let x = self.dropout.forward(self.embed(ids, 0));
-        self.blocks.iter().fold(x, |x, block| block.forward(x, padding.clone()))
+        self.blocks.iter().fold(Residual::new(x), |x, block| block.forward(x, padding.clone()))
     }
 
     /// Mean cross entropy of `targets` `[B, T]` in nats, over the positions whose target is not `ignore`.
     pub fn loss(&self, ids: Tensor<2, Int>, targets: Tensor<2, Int>, ignore: Option<usize>) -> Tensor<1> {
-        let x = self.norm.forward(self.features(ids, None));
+        let [_, x] = self.features(ids, None).norm(&self.norm);
         let [b, t, d] = x.dims();
         let (x, targets) = (x.reshape([b * t, d]), targets.reshape([b * t]));
         match &self.head {
@@ -115,7 +115,7 @@ impl Decoder {
     pub fn prefill(&self, ids: Tensor<2, Int>, state: &mut DecoderState) -> Result<Tensor<3>> {
         let [_, t] = ids.dims();
         self.check(&ids, state)?;
-        let mut x = self.embed(ids, state.position);
+        let mut x = Residual::new(self.embed(ids, state.position));
         for (block, layer) in self.blocks.iter().zip(&mut state.layers) {
             x = block.prefill(x, layer);
         }
@@ -130,12 +130,12 @@ impl Decoder {
     pub fn step(&self, ids: Tensor<1, Int>, state: &mut DecoderState) -> Result<Tensor<2>> {
         let ids = ids.unsqueeze_dim(1);
         self.check(&ids, state)?;
-        let mut x = self.embed(ids, state.position).squeeze_dim::<2>(1);
+        let mut x = Residual::new(self.embed(ids, state.position).squeeze_dim::<2>(1));
         for (block, layer) in self.blocks.iter().zip(&mut state.layers) {
             x = block.step(x, layer);
         }
         state.position += 1;
-        Ok(self.logits(x.unsqueeze_dim::<3>(1)).squeeze_dim(1))
+        Ok(self.logits(x))
     }
 
     /// Moves the biases of all routers towards an even load of their experts, after a step of the optimiser: see
@@ -182,8 +182,8 @@ impl Decoder {
         }
     }
 
-    fn logits(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = self.norm.forward(x);
+    fn logits<const D: usize>(&self, x: Residual<D>) -> Tensor<D> {
+        let [_, x] = x.norm(&self.norm);
         match &self.head {
             Some(head) => project(head, x),
             None => linear(x, self.embedding.weight.val().transpose(), None),

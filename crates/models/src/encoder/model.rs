@@ -9,7 +9,7 @@ use regard::{
 };
 
 use super::Pool;
-use crate::decoder::Block;
+use crate::decoder::{Block, Residual};
 
 const OP: &str = "encoder";
 
@@ -109,11 +109,13 @@ impl Encoder {
 
     /// What the head reads: the vectors of all steps behind the last norm, the class token's first, if there is one. `[B, T or T + 1, D]`
     fn features(&self, x: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Result<Tensor<3>> {
-        let (mut x, padding) = self.start(x, padding)?;
+        let (x, padding) = self.start(x, padding)?;
+        let mut x = Residual::new(x);
         for block in &self.blocks {
             x = if self.causal { block.forward(x, padding.clone()) } else { block.attend(x, padding.clone())? };
         }
-        Ok(self.norm.forward(x))
+        let [_, x] = x.norm(&self.norm);
+        Ok(x)
     }
 
     /// What the first layer reads for tokens `[B, T]`, for a look inside. `[B, T or T + 1, D]`

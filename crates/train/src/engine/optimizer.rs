@@ -3,7 +3,7 @@ use burn::{
     optim::{self, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, LearningRate, ModuleOptimizer, Optimizer},
     tensor::{Device, Tensor},
 };
-use regard::blocks::AdamWStep;
+use regard::blocks::{AdamWStep, scale, sum_of_squares};
 
 use super::config::OptimizerConfig;
 
@@ -94,7 +94,7 @@ pub(super) fn clip<M: Module>(model: &M, mut grads: GradientsParams, limit: f64)
     impl ModuleVisitor for Squares<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(grad) = self.grads.get::<D>(param.id) {
-                self.sums.push(grad.square().sum());
+                self.sums.push(sum_of_squares(&grad));
             }
         }
     }
@@ -105,7 +105,7 @@ pub(super) fn clip<M: Module>(model: &M, mut grads: GradientsParams, limit: f64)
     impl ModuleVisitor for Scale<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(grad) = self.grads.remove::<D>(param.id) {
-                self.grads.register(param.id, grad * self.by.clone().reshape([1; D]));
+                self.grads.register(param.id, scale(grad, &self.by));
             }
         }
     }

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use burn::{
     backend::{DispatchTensor, Flex, tensor::FloatTensor},
@@ -11,7 +11,11 @@ use super::{
     matrix::{Matrix, Target},
     row,
 };
-use crate::blocks::custom_gradient::{GradientRule, of_backend, primitive, with_gradient};
+use crate::blocks::{
+    custom_gradient::{GradientRule, JointRule, of_backend, primitive, with_gradient, with_gradients},
+    simd::vectorised,
+    split::cut,
+};
 
 type Flat = FloatTensor<Flex>;
 
@@ -63,19 +67,111 @@ pub(crate) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Opti
     }
 }
 
+/// The inputs of a product whose columns were cut into parts.
+#[derive(Debug)]
+struct SavedParts<const N: usize> {
+    x: DispatchTensor,
+    weight: DispatchTensor,
+    lengths: [usize; N],
+}
+
+impl<const I: usize, const N: usize> JointRule<I, N> for SavedParts<N> {
+    /// Each part's own products, added up where they belong: the gradients are not put side by side first.
+    fn gradients(&self, upstream: [Option<DispatchTensor>; N], wanted: [bool; I]) -> [Option<DispatchTensor>; I] {
+        let [x, weight] = [self.x.clone(), self.weight.clone()].map(primitive::<Flex>);
+        let (mut place, weight) = (None, forwards(&weight));
+        let (rows, w) = (Matrix::rows_of(&x, &mut place), Matrix::new(&weight));
+        let gradients = upstream.map(|gradient| gradient.map(primitive::<Flex>));
+        let mut places = [const { None }; N];
+        let mut start = 0;
+        let parts = gradients.iter().zip(&mut places).zip(self.lengths).filter_map(|((gradient, place), length)| {
+            start += length;
+            gradient.as_ref().map(|gradient| (Matrix::rows_of(gradient, place), start - length))
+        });
+        let parts: Vec<(Matrix<'_>, usize)> = parts.filter(|(y, _)| y.rows * y.columns > 0).collect();
+        let d_x = || {
+            let factors = parts.iter().map(|&(y, column)| (y, w.block(0, w.rows, column, y.columns).transposed()));
+            tensor(sum_of_products([rows.rows, w.rows], &factors.collect::<Vec<_>>()), shape(&x))
+        };
+        let d_weight = || {
+            let mut d_weight = Vec::with_capacity(w.rows * w.columns);
+            if parts.len() < N {
+                d_weight.resize(w.rows * w.columns, 0.0);
+            }
+            let target = Target::new(&mut d_weight);
+            for &(y, column) in &parts {
+                // SAFETY: the parts are columns of their own, and together with the zeros they cover the matrix.
+                unsafe { product_at(target.at(column), w.columns, &[(rows.transposed(), y)], false) };
+            }
+            // SAFETY: as above.
+            unsafe { d_weight.set_len(w.rows * w.columns) };
+            tensor(d_weight, vec![w.rows, w.columns])
+        };
+        let d_bias = || {
+            let mut d_bias = vec![0.0; w.columns];
+            for &(y, column) in &parts {
+                d_bias[column..][..y.columns].copy_from_slice(&column_sums(y));
+            }
+            tensor(d_bias, vec![w.columns])
+        };
+        std::array::from_fn(|input| {
+            let gradient = || match input {
+                0 => d_x(),
+                1 => d_weight(),
+                _ => d_bias(),
+            };
+            wanted[input].then(gradient).map(of_backend::<Flex>)
+        })
+    }
+}
+
+/// `x W + b` over the last axis, its columns cut into parts of `lengths`, which are views.
+pub(crate) fn linear_split<const D: usize, const N: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    lengths: [usize; N],
+) -> [Tensor<D>; N] {
+    let [saved_x, saved_weight] = [x.clone().inner().into_dispatch(), weight.clone().inner().into_dispatch()];
+    let parts = cut(&linear(x.clone().inner(), weight.clone().inner(), bias.clone().map(Tensor::inner)), D - 1, lengths);
+    let rule = SavedParts { x: saved_x, weight: saved_weight, lengths };
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    match bias {
+        Some(bias) => with_gradients([x, weight, bias.into_dispatch()], parts, rule),
+        None => with_gradients([x, weight], parts, rule),
+    }
+}
+
 /// The tensor without negative strides.
 pub(super) fn forwards(x: &Flat) -> Flat {
     if x.layout().strides().iter().any(|&stride| stride < 0) { x.to_contiguous() } else { x.clone() }
 }
 
+/// Rows per task of a sum over rows: it fixes the order of the sum, whatever the number of threads.
+const SUMMED_ROWS: usize = 64;
+
 fn column_sums(y: Matrix<'_>) -> Vec<f32> {
-    let mut sums = vec![0.0_f32; y.columns];
-    for row in 0..y.rows {
-        for (sum, y) in sums.iter_mut().zip(y.row(row)) {
-            *sum += y;
+    let part = |i: usize| sums(y, i * SUMMED_ROWS..y.rows.min((i + 1) * SUMMED_ROWS));
+    let parts: Vec<Vec<f32>> = (0..y.rows.div_ceil(SUMMED_ROWS)).into_par_iter().map(part).collect();
+    let mut total = vec![0.0_f32; y.columns];
+    for part in parts {
+        for (total, part) in total.iter_mut().zip(part) {
+            *total += part;
         }
     }
-    sums
+    total
+}
+
+vectorised! {
+    fn sums<'a>(y: Matrix<'a>, rows: Range<usize>) -> Vec<f32> {
+        let mut sums = vec![0.0_f32; y.columns];
+        for row in rows {
+            for (sum, y) in sums.iter_mut().zip(y.row(row)) {
+                *sum += y;
+            }
+        }
+        sums
+    }
 }
 
 fn shape(x: &Flat) -> Vec<usize> {
@@ -86,7 +182,7 @@ fn tensor(values: Vec<f32>, shape: Vec<usize>) -> Flat {
     Flat::from_data(TensorData::new(values, shape))
 }
 
-/// `a b + bias`, in blocks of rows or of columns, whichever are more, one task each.
+/// `a b + bias`
 fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert_eq!(k, b.rows, "inner sizes");
@@ -107,24 +203,52 @@ fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
         y.resize(m * n, 0.0);
         return y;
     }
+    // SAFETY: `y` has room for m × n elements, and with a bias all have been written.
+    unsafe { product_at(Target::new(&mut y), n, &[(a, b)], bias.is_some()) };
+    // SAFETY: the product has written every element.
+    unsafe { y.set_len(m * n) };
+    y
+}
+
+/// `Σ aᵢ bᵢ`, of m × n elements each.
+fn sum_of_products([m, n]: [usize; 2], pairs: &[(Matrix<'_>, Matrix<'_>)]) -> Vec<f32> {
+    if pairs.is_empty() {
+        return vec![0.0; m * n];
+    }
+    let mut y = Vec::with_capacity(m * n);
+    // SAFETY: `y` has room for m × n elements, all of which are written.
+    unsafe {
+        product_at(Target::new(&mut y), n, pairs, false);
+        y.set_len(m * n);
+    }
+    y
+}
+
+/// Writes `Σ aᵢ bᵢ` to a place with rows `row` numbers apart, or adds it to what is there: in blocks of rows or of columns, whichever are
+/// more, one task each.
+///
+/// # Safety
+/// The elements lie in the result's memory and nothing else uses them now; if added to, they have been written.
+unsafe fn product_at(target: Target, row: usize, pairs: &[(Matrix<'_>, Matrix<'_>)], add: bool) {
+    let (m, n) = (pairs[0].0.rows, pairs[0].1.columns);
+    let work: usize = pairs.iter().map(|(a, _)| m * n * a.columns).sum();
     let long = m.max(n);
-    let tasks = (m * n * k / TASK).clamp(1, rayon::current_num_threads()).min(long.max(1));
-    let target = Target::new(&mut y);
+    let tasks = (work / TASK).clamp(1, rayon::current_num_threads()).min(long.max(1));
     let part = |i: usize| {
         let (start, end) = (i * long / tasks, (i + 1) * long / tasks);
-        let (row, rows, column, columns) = if m >= n { (start, end - start, 0, n) } else { (0, m, start, end - start) };
-        let (a, b) = (a.block(row, rows, 0, k), b.block(0, k, column, columns));
-        // SAFETY: `y` has room for m × n elements, the parts are disjoint, and with a bias all have been written.
-        unsafe { target.at(row * n + column).multiply([n, 1], a, b, bias.is_some()) };
+        let (first, rows, column, columns) = if m >= n { (start, end - start, 0, n) } else { (0, m, start, end - start) };
+        for (index, (a, b)) in pairs.iter().enumerate() {
+            assert!((a.rows, b.columns) == (m, n), "products of one size");
+            let (a, b) = (a.block(first, rows, 0, a.columns), b.block(0, b.rows, column, columns));
+            // SAFETY: the parts are disjoint, the rest is the caller's promise.
+            unsafe { target.at(first * row + column).multiply([row, 1], a, b, add || index > 0) };
+        }
     };
     if tasks == 1 {
         part(0);
     } else {
         (0..tasks).into_par_iter().for_each(part);
     }
-    // SAFETY: the parts have written every element.
-    unsafe { y.set_len(m * n) };
-    y
 }
 
 /// One row `a` times `b`, parts of the columns side by side; nothing if `b` has neither rows nor columns in one piece.

@@ -15,12 +15,13 @@ mod matrix;
 mod norm;
 mod parts;
 mod row;
+mod scale;
 mod short_conv;
 mod unit;
 
 use activation::Pointwise;
 pub(crate) use head::linear_cross_entropy;
-pub(crate) use linear::linear;
+pub(crate) use linear::{linear, linear_split};
 
 use std::{fmt, sync::Arc};
 
@@ -31,7 +32,7 @@ use burn::{
 
 use super::{
     adamw::AdamWStep,
-    custom_gradient::{GradientRule, of_backend, primitive, with_gradient},
+    custom_gradient::{GradientRule, JointRule, of_backend, primitive, with_gradient, with_gradients},
 };
 
 type Flat = FloatTensor<Flex>;
@@ -84,8 +85,40 @@ pub(crate) fn norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64,
     let inner = [flat(&x), flat(&gamma)];
     let [flat_x, flat_gamma] = inner.clone();
     let y = norm::forward(flat_x, flat_gamma, epsilon, center);
-    let backward = move |[x, gamma]: [Flat; 2], grad| norm::backward(x, gamma, grad, epsilon, center);
+    let backward = move |[x, gamma]: [Flat; 2], grad| norm::backward([&x, &gamma], &grad, None, epsilon, center);
     node([x.into_dispatch(), gamma.into_dispatch()], y, inner, backward)
+}
+
+/// `x + update`, and its [`norm`], on the CPU.
+pub(crate) fn add_norm<const D: usize>(x: Tensor<D>, update: Tensor<D>, gamma: Tensor<1>, epsilon: f64, center: bool) -> [Tensor<D>; 2] {
+    let inner = [flat(&x), flat(&update), flat(&gamma)];
+    let outputs = norm::add_forward(&inner, epsilon, center);
+    let [_, _, gamma_values] = inner;
+    let rule = AddNorm { sum: outputs[0].clone(), gamma: gamma_values, epsilon, center };
+    let outputs = outputs.map(|y| Tensor::from_dispatch(of_backend::<Flex>(y)));
+    with_gradients([x.into_dispatch(), update.into_dispatch(), gamma.into_dispatch()], outputs, rule)
+}
+
+#[derive(Debug)]
+struct AddNorm {
+    sum: Flat,
+    gamma: Flat,
+    epsilon: f64,
+    center: bool,
+}
+
+impl JointRule<3, 2> for AddNorm {
+    fn gradients(&self, upstream: [Option<DispatchTensor>; 2], _: [bool; 3]) -> [Option<DispatchTensor>; 3] {
+        let [of_sum, of_norm] = upstream.map(|gradient| gradient.map(primitive::<Flex>));
+        let (of_input, of_gamma) = match of_norm {
+            Some(grad) => {
+                let [of_input, of_gamma] = norm::backward([&self.sum, &self.gamma], &grad, of_sum.as_ref(), self.epsilon, self.center);
+                (Some(of_input), Some(of_gamma))
+            }
+            None => (of_sum, None),
+        };
+        [of_input.clone(), of_input, of_gamma].map(|gradient| gradient.map(of_backend::<Flex>))
+    }
 }
 
 /// RMSNorm of the last axis times the sigmoid of a gate on the CPU, or times the gate itself.
@@ -132,6 +165,16 @@ pub(crate) fn decay_gate(f: Tensor<4>, a_log: Tensor<1>, bias: Tensor<2>, bound:
 /// CPU.
 pub(crate) fn adamw<const D: usize>(inputs: [&Tensor<D>; 4], step: AdamWStep) -> [Tensor<D>; 3] {
     adamw::update(&inputs.map(flat), step).map(|x| Tensor::from_dispatch(of_backend::<Flex>(x)))
+}
+
+/// `Σ x²` of a tensor without automatic differentiation, on the CPU.
+pub(crate) fn sum_of_squares<const D: usize>(x: &Tensor<D>) -> f32 {
+    scale::sum_of_squares(&flat(x))
+}
+
+/// `x · by` without automatic differentiation, on the CPU.
+pub(crate) fn scale<const D: usize>(x: &Tensor<D>, by: f32) -> Tensor<D> {
+    Tensor::from_dispatch(of_backend::<Flex>(scale::scale(&flat(x), by)))
 }
 
 /// Tensors without automatic differentiation side by side along their last axis, on the CPU.

@@ -52,14 +52,45 @@ vectorised! {
     }
 }
 
+/// `x + update`, and that normalised.
+pub(super) fn add_forward([x, update, gamma]: &[Flat; 3], epsilon: f64, center: bool) -> [Flat; 2] {
+    let [x, update, gamma] = [x, update, gamma].map(Flat::to_contiguous);
+    let rows = Rows { gamma: slice(&gamma), epsilon: epsilon as f32, center };
+    let (results, _) = in_parts(len(&x), ROWS * rows.gamma.len(), |start, [total, y]| {
+        let [x, update] = [&x, &update].map(|x| &slice(x)[start..][..y.len()]);
+        add_and_normalise(rows, [total, y], x, update);
+    });
+    results.map(|values| tensor(values, &x))
+}
+
+vectorised! {
+    fn add_and_normalise<'a>(rows: Rows<'a>, outputs: [&'a mut [f32]; 2], x: &'a [f32], update: &'a [f32]) -> () {
+        let Rows { gamma, epsilon, center } = rows;
+        let width = gamma.len();
+        let [total, y] = outputs;
+        let inputs = x.chunks_exact(width).zip(update.chunks_exact(width));
+        for ((total, y), (x, update)) in total.chunks_exact_mut(width).zip(y.chunks_exact_mut(width)).zip(inputs) {
+            for i in 0..width {
+                total[i] = x[i] + update[i];
+            }
+            let (mean, scale) = statistics(total, epsilon, center);
+            for i in 0..width {
+                y[i] = (total[i] - mean) * scale * gamma[i];
+            }
+        }
+    }
+}
+
 /// With `h = (x − mean) r`, `u = γ ⊙ dy`: `dx = r (u − mean(u) − h · mean(h ⊙ u))` (without `mean(u)` if not centred), `dγ = Σ dy ⊙ h`.
-pub(super) fn backward(x: Flat, gamma: Flat, grad: Flat, epsilon: f64, center: bool) -> [Flat; 2] {
-    let [x, gamma, grad] = [&x, &gamma, &grad].map(Flat::to_contiguous);
+/// To `dx` is added what else arrived at `x`.
+pub(super) fn backward([x, gamma]: [&Flat; 2], grad: &Flat, more: Option<&Flat>, epsilon: f64, center: bool) -> [Flat; 2] {
+    let [x, gamma, grad] = [x, gamma, grad].map(Flat::to_contiguous);
+    let more = more.map(Flat::to_contiguous);
     let rows = Rows { gamma: slice(&gamma), epsilon: epsilon as f32, center };
     let width = rows.gamma.len();
     let ([dx], partial) = in_parts(len(&x), ROWS * width, |start, [dx]| {
         let [x, dy] = [&x, &grad].map(|x| &slice(x)[start..][..dx.len()]);
-        gradients(rows, dx, x, dy)
+        gradients(rows, dx, x, dy, more.as_ref().map(|more| &slice(more)[start..][..x.len()]))
     });
     let mut dgamma = vec![0.0_f32; width];
     for part in &partial {
@@ -72,14 +103,14 @@ pub(super) fn backward(x: Flat, gamma: Flat, grad: Flat, epsilon: f64, center: b
 
 vectorised! {
     /// Writes `dx` and returns this part's `dγ`.
-    fn gradients<'a>(rows: Rows<'a>, dx: &'a mut [f32], x: &'a [f32], dy: &'a [f32]) -> Vec<f32> {
+    fn gradients<'a>(rows: Rows<'a>, dx: &'a mut [f32], x: &'a [f32], dy: &'a [f32], more: Option<&'a [f32]>) -> Vec<f32> {
         let Rows { gamma, epsilon, center } = rows;
         let width = gamma.len();
         let n = width as f32;
         let mut dgamma = vec![0.0_f32; width];
         let mut h = vec![0.0_f32; width];
         let in_and_out = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
-        for ((x, dy), dx) in in_and_out {
+        for (row, ((x, dy), dx)) in in_and_out.enumerate() {
             let (mean, scale) = statistics(x, epsilon, center);
             for i in 0..width {
                 h[i] = (x[i] - mean) * scale;
@@ -90,6 +121,11 @@ vectorised! {
             let mean_hu = sum2(&h, dx, |h, u| h * u) / n;
             for i in 0..width {
                 dx[i] = scale * (dx[i] - mean_u - h[i] * mean_hu);
+            }
+            if let Some(more) = more {
+                for (dx, more) in dx.iter_mut().zip(&more[row * width..]) {
+                    *dx += more;
+                }
             }
         }
         dgamma

@@ -1,7 +1,10 @@
 use burn::backend::{Flex, tensor::FloatTensor};
-use rayon::prelude::*;
 
-use super::activation::{len, slice, tensor};
+use super::{
+    activation::{len, slice, tensor},
+    matrix::Matrix,
+    parts::in_parts,
+};
 use crate::blocks::simd::{sigmoid, vectorised};
 
 type Flat = FloatTensor<Flex>;
@@ -9,10 +12,10 @@ type Flat = FloatTensor<Flex>;
 /// Tokens per task. It also fixes the order in which the gradient of the filters is summed, whatever the number of threads.
 const TOKENS: usize = 64;
 
-/// Inputs of the convolution in memory: `x` `[B·T, n]`, filters `[kernel, n]`, `before` `[B, kernel − 1, n]`.
+/// Inputs of the convolution in memory: `x` `[B·T, n]`, whose rows may be apart, filters `[kernel, n]`, `before` `[B, kernel − 1, n]`.
 #[derive(Clone, Copy)]
 struct Problem<'a> {
-    x: &'a [f32],
+    x: Matrix<'a>,
     filters: &'a [f32],
     before: &'a [f32],
     /// Tokens per sequence.
@@ -35,12 +38,11 @@ impl<'a> Problem<'a> {
     /// The input so many tokens before one of the `B·T`, if there is one.
     #[inline(always)]
     fn input(&self, token: usize, lag: usize) -> Option<&'a [f32]> {
-        let row = |of: &'a [f32], i: usize| &of[i * self.n..][..self.n];
         let (b, t) = (token / self.t, token % self.t);
         match self.packed {
-            Some(numbers) => (numbers[t] >= lag).then(|| row(self.x, token - lag)),
-            None if t >= lag => Some(row(self.x, token - lag)),
-            None => Some(row(self.before, b * self.memory() + self.memory() + t - lag)),
+            Some(numbers) => (numbers[t] >= lag).then(|| self.x.row(token - lag)),
+            None if t >= lag => Some(self.x.row(token - lag)),
+            None => Some(&self.before[(b * self.memory() + self.memory() + t - lag) * self.n..][..self.n]),
         }
     }
 
@@ -72,17 +74,23 @@ pub(super) struct Plan {
 
 /// Calls `f` with the tensors `x` `[B, T, n]`, filters `[kernel, n]` and `before` `[B, kernel − 1, n]` in memory.
 fn with_problem<R>([x, filters, before]: &[Flat; 3], plan: &Plan, f: impl FnOnce(Problem) -> R) -> R {
-    let [x, filters, before] = [x, filters, before].map(Flat::to_contiguous);
+    let [filters, before] = [filters, before].map(Flat::to_contiguous);
     let shape = x.layout().shape().clone();
-    let packed = plan.packed.as_deref();
-    f(Problem { x: slice(&x), filters: slice(&filters), before: slice(&before), t: shape[1], n: shape[2], packed, silu: plan.silu })
+    let (packed, mut place) = (plan.packed.as_deref(), None);
+    f(Problem {
+        x: Matrix::rows_of(x, &mut place),
+        filters: slice(&filters),
+        before: slice(&before),
+        t: shape[1],
+        n: shape[2],
+        packed,
+        silu: plan.silu,
+    })
 }
 
 pub(super) fn forward(tensors: &[Flat; 3], plan: &Plan) -> Flat {
-    let mut y = vec![0.0_f32; len(&tensors[0])];
-    with_problem(tensors, plan, |problem| {
-        let part = TOKENS * problem.n;
-        y.par_chunks_mut(part).enumerate().for_each(|(task, y)| outputs(problem, task * TOKENS, y));
+    let ([y], _) = with_problem(tensors, plan, |problem| {
+        in_parts(len(&tensors[0]), TOKENS * problem.n, |start, [y]| outputs(problem, start / problem.n, y))
     });
     tensor(y, &tensors[0])
 }
@@ -101,26 +109,19 @@ vectorised! {
 
 /// The gradients of `x`, the filters and `before`.
 pub(super) fn backward(tensors: &[Flat; 3], plan: &Plan, grad: &Flat) -> [Flat; 3] {
-    let grad = grad.to_contiguous();
+    let (len, mut grad_place) = (len(&tensors[0]), None);
+    let grad = Matrix::rows_of(grad, &mut grad_place);
     let (dx, dw, before) = with_problem(tensors, plan, |problem| {
         let Problem { t, n, .. } = problem;
-        let part = TOKENS * n;
         // The gradients of the sums, and meanwhile those of the filters.
-        let mut dz = vec![0.0_f32; problem.x.len()];
-        let partial: Vec<Vec<f32>> = dz
-            .par_chunks_mut(part)
-            .zip(slice(&grad).par_chunks(part))
-            .enumerate()
-            .map(|(task, (dz, dy))| of_sums(problem, task * TOKENS, dz, dy))
-            .collect();
+        let ([dz], partial) = in_parts(len, TOKENS * n, |start, [dz]| of_sums(problem, start / n, dz, grad));
         let mut dw = vec![0.0_f32; problem.filters.len()];
         for part in &partial {
             for (total, value) in dw.iter_mut().zip(part) {
                 *total += value;
             }
         }
-        let mut dx = vec![0.0_f32; problem.x.len()];
-        dx.par_chunks_mut(part).enumerate().for_each(|(task, dx)| of_inputs(problem, task * TOKENS, dx, &dz));
+        let ([dx], _) = in_parts(len, TOKENS * n, |start, [dx]| of_inputs(problem, start / n, dx, &dz));
         let mut before = vec![0.0_f32; problem.before.len()];
         if problem.packed.is_none() {
             for (i, row) in before.chunks_exact_mut(n).enumerate() {
@@ -137,10 +138,11 @@ pub(super) fn backward(tensors: &[Flat; 3], plan: &Plan, grad: &Flat) -> [Flat; 
 
 vectorised! {
     /// Writes the gradients of the sums and returns this part's of the filters.
-    fn of_sums<'a>(problem: Problem<'a>, first: usize, dz: &'a mut [f32], dy: &'a [f32]) -> Vec<f32> {
+    fn of_sums<'a>(problem: Problem<'a>, first: usize, dz: &'a mut [f32], grad: Matrix<'a>) -> Vec<f32> {
         let n = problem.n;
         let mut dw = vec![0.0_f32; problem.filters.len()];
-        for (i, (dz, dy)) in dz.chunks_exact_mut(n).zip(dy.chunks_exact(n)).enumerate() {
+        for (i, dz) in dz.chunks_exact_mut(n).enumerate() {
+            let dy = grad.row(first + i);
             if problem.silu {
                 problem.convolve(first + i, dz);
                 for (z, dy) in dz.iter_mut().zip(dy) {

@@ -1,0 +1,41 @@
+use burn::backend::{Flex, tensor::FloatTensor};
+use rayon::prelude::*;
+
+use super::{
+    activation::{len, slice, tensor},
+    parts::in_parts,
+};
+use crate::blocks::simd::{sum2, vectorised};
+
+type Flat = FloatTensor<Flex>;
+
+/// Elements per task. It also fixes the order of the sum, whatever the number of threads.
+const TASK: usize = 32 * 1024;
+
+/// `Σ x²`
+pub(super) fn sum_of_squares(x: &Flat) -> f32 {
+    let x = x.to_contiguous();
+    let parts: Vec<f32> = slice(&x).par_chunks(TASK).map(squares).collect();
+    parts.iter().sum()
+}
+
+vectorised! {
+    fn squares<'a>(x: &'a [f32]) -> f32 {
+        sum2(x, x, |x, y| x * y)
+    }
+}
+
+/// `x · by`
+pub(super) fn scale(x: &Flat, by: f32) -> Flat {
+    let x = x.to_contiguous();
+    let ([y], _) = in_parts(len(&x), TASK, |start, [y]| multiply(y, &slice(&x)[start..], by));
+    tensor(y, &x)
+}
+
+vectorised! {
+    fn multiply<'a>(y: &'a mut [f32], x: &'a [f32], by: f32) -> () {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = x * by;
+        }
+    }
+}
