@@ -1,8 +1,7 @@
-use std::f64::consts::TAU;
-
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
 use regard::nprf::{NprfOptions, ProjectionKind, draw_projection, nprf, reference};
 
 use super::super::{
@@ -15,13 +14,9 @@ const TOKENS: usize = 64;
 const WIDTH: usize = 16;
 const NORMS: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
 
-/// Independent numbers of the standard normal distribution, by Box and Muller.
+/// Independent numbers of the standard normal distribution.
 fn normal(generator: &mut ChaCha8Rng, count: usize) -> Vec<f64> {
-    let mut draw = || {
-        let radius = (-2.0 * (1.0 - generator.random::<f64>()).ln()).sqrt();
-        radius * (TAU * generator.random::<f64>()).cos()
-    };
-    (0..count).map(|_| draw()).collect()
+    (0..count).map(|_| generator.sample(StandardNormal)).collect()
 }
 
 fn place(values: Vec<f64>, device: &Device) -> Tensor<4> {
