@@ -21,10 +21,12 @@ pub mod nprf;
 pub mod registry;
 mod sequence_mixer;
 pub mod softmax_attention;
+mod state_layout;
 
 pub use error::{Error, Result};
 pub use mixer::{Mixer, MixerConfig, MixerState};
 pub use sequence_mixer::{LayerPlace, MixerMemory, SequenceMixer};
+pub use state_layout::StateLayout;
 
 /// The example of the project's page is compiled and run like those of the mechanisms.
 #[cfg(doctest)]

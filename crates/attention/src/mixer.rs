@@ -5,7 +5,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, LayerPlace, MixerMemory, Result, SequenceMixer,
+    Error, LayerPlace, MixerMemory, Result, SequenceMixer, StateLayout,
     flow_attention::{FlowAttention, FlowAttentionConfig, FlowState},
     kimi_delta::{KimiDelta, KimiDeltaConfig, KimiDeltaState},
     latent_attention::{LatentAttention, LatentAttentionConfig, LatentState},
@@ -74,6 +74,11 @@ macro_rules! mixers {
             /// The id of the kind of layer that it belongs to.
             pub fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => $tag,)* }
+            }
+
+            /// What its tensors are.
+            pub fn layout(&self) -> StateLayout {
+                match self { $(Self::$variant(state) => state.layout(),)* }
             }
         }
 

@@ -7,7 +7,7 @@ use super::{
     options::NprfOptions,
     product::Plan,
 };
-use crate::{MixerMemory, blocks::decayed_product};
+use crate::{MixerMemory, StateLayout, blocks::decayed_product};
 
 /// What [`Nprf`] keeps of the tokens so far: features of keys and values of those that are nearer than the largest distance with a bias
 /// of its own, and one sum over all that are farther. Without biases the sum is all there is.
@@ -35,6 +35,11 @@ impl NprfState {
             far: zeros([b, h, m, width + 1]),
             shift: Tensor::full([b, h, 1, 1], -1e4, device),
         }
+    }
+
+    pub(crate) fn layout(&self) -> StateLayout {
+        let near = [&self.keys, &self.values].iter().fold(StateLayout::new(), |layout, x| layout.growing(x.dims(), x.dtype()));
+        near.any(&self.far).any(&self.shift)
     }
 
     /// Makes the features of the state and of the next tokens comparable.
