@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 pub mod blocks;
+mod by_kind;
 mod error;
 pub mod flow_attention;
 pub mod kimi_delta;
@@ -23,6 +24,7 @@ mod sequence_mixer;
 pub mod softmax_attention;
 mod state_layout;
 
+pub use by_kind::{Fields, by_kind, in_place, split_place};
 pub use error::{Error, Result};
 pub use mixer::{Mixer, MixerConfig, MixerState};
 pub use sequence_mixer::{LayerPlace, MixerMemory, SequenceMixer};

@@ -1,6 +1,6 @@
 use burn::{module::Module, tensor::Device};
-use regard::{MixerConfig, Result};
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use regard::{MixerConfig, Result, by_kind};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     Decoder, DecoderConfig, Encoder, EncoderConfig,
@@ -21,20 +21,14 @@ pub enum ModelConfig {
 }
 
 impl<'de> Deserialize<'de> for ModelConfig {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const KINDS: [&str; 3] = ["decoder", "encoder", "flowformer_vision"];
-        // The kind may come last, so the table is read before it is known; files of the time before there were kinds have none.
-        let mut table = serde_json::Map::deserialize(deserializer)?;
-        let kind = table.remove("kind").unwrap_or_else(|| KINDS[0].into());
-        let table = serde_json::Value::Object(table);
-        match kind.as_str() {
-            Some("decoder") => serde_json::from_value(table).map(Self::Decoder),
-            Some("encoder") => serde_json::from_value(table).map(Self::Encoder),
-            Some("flowformer_vision") => serde_json::from_value(table).map(Self::FlowformerVision),
-            Some(other) => return Err(D::Error::unknown_variant(other, &KINDS)),
-            None => return Err(D::Error::custom(format!("`kind` must be text, got {kind}"))),
-        }
-        .map_err(D::Error::custom)
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        // Files of the time before there were kinds have none.
+        by_kind(deserializer, &Self::KINDS, Some("decoder"), |kind, fields| match kind {
+            "decoder" => Some(fields.read().map(Self::Decoder)),
+            "encoder" => Some(fields.read().map(Self::Encoder)),
+            "flowformer_vision" => Some(fields.read().map(Self::FlowformerVision)),
+            _ => None,
+        })
     }
 }
 
@@ -57,6 +51,9 @@ impl From<FlowformerVisionConfig> for ModelConfig {
 }
 
 impl ModelConfig {
+    /// The names of all kinds.
+    pub const KINDS: [&str; 3] = ["decoder", "encoder", "flowformer_vision"];
+
     /// The name of its kind.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -164,7 +161,6 @@ impl Model {
         match self {
             Self::Decoder(model) => Some(model.training_flops_per_token(context)),
             Self::Encoder(model) => Some(model.training_flops_per_token(context)),
-            Self::FlowformerVision(_) => None,
         }
     }
 }

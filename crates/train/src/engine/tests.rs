@@ -365,6 +365,57 @@ fn unknown_keys_and_kinds_are_answered_with_the_known_ones() {
 }
 
 #[test]
+fn what_is_wrong_in_a_section_is_told_with_line_path_and_value() {
+    let toml = text().to_toml().unwrap();
+    let line = |part: &str| 1 + toml.lines().position(|line| line.contains(part)).unwrap();
+    let message = |from: &str, to: &str| RunConfig::from_toml(&toml.replace(from, to)).unwrap_err().to_string();
+    assert_eq!(
+        message("d_model = 8", "d_model = \"wide\""),
+        format!("line {}: `model.d_model`: invalid type: string \"wide\", expected usize", line("d_model"))
+    );
+    assert_eq!(
+        message("heads = 2", "heads = -2"),
+        format!("line {}: `model.mixers[0].heads`: invalid value: integer `-2`, expected usize", line("heads = 2"))
+    );
+    assert_eq!(message("d_ff = 16\n", ""), format!("line {}: `model`: missing field `d_ff`", line("[model]")));
+    let unknown = message("d_model = 8", "d_model = 8\nwidth = 3");
+    assert!(unknown.starts_with(&format!("line {}: `model.width`: unknown field `width`, expected one of", 1 + line("d_model"))), "{unknown}");
+    let unknown = message("kind = \"lm\"", "kind = \"lm\"\npairs = 3");
+    assert!(unknown.starts_with(&format!("line {}: `task.pairs`: unknown field `pairs`", 1 + line("kind = \"lm\""))), "{unknown}");
+    let unknown = message("kind = \"lm\"", "kind = \"ml\"");
+    assert!(unknown.starts_with(&format!("line {}: `task`: unknown variant `ml`, expected one of `lm`, `recall`", line("[task]"))), "{unknown}");
+    let unknown = message("batch = 4", "batch = 4\nbach = 4");
+    assert!(unknown.starts_with(&format!("line {}: `train.bach`: unknown field `bach`", 1 + line("batch = 4"))), "{unknown}");
+}
+
+#[test]
+fn a_value_that_breaks_a_rule_is_found_in_its_file() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("run.toml");
+    let error = |config: &RunConfig| {
+        let toml = config.to_toml().unwrap();
+        fs::write(&path, &toml).unwrap();
+        let error = Trainer::create(config, &place.path().join("run"), &Device::flex()).err().unwrap();
+        let message = error.in_file(&path, config).to_string();
+        let (line, rest) = message.strip_prefix(&format!("{}:", path.display())).unwrap().split_once(": ").unwrap();
+        (toml.lines().nth(line.parse::<usize>().unwrap() - 1).unwrap().to_owned(), rest.to_owned())
+    };
+    let mut config = recall();
+    config.task = TaskConfig::Recall(RecallConfig { vocab: 9, pairs: 0 });
+    assert_eq!(error(&config), ("pairs = 0".into(), "`task.pairs` must be at least 1, got 0".into()));
+    let mut config = recall();
+    decoder(&mut config).mixers.push(MixerConfig::named("flow", 3).unwrap());
+    decoder(&mut config).layers = 2;
+    assert_eq!(error(&config), ("heads = 3".into(), "flow: `heads` must be a divisor of d_model = 8, got 3".into()));
+    let mut config = recall();
+    decoder(&mut config).dropout = 2.0;
+    assert_eq!(error(&config), ("dropout = 2.0".into(), "decoder: `dropout` must be in [0, 1), got 2".into()));
+    let mut config = recall();
+    config.optimizer.clip = -1.0;
+    assert_eq!(error(&config), ("clip = -1.0".into(), "`optimizer.clip` must be at least 0, got -1".into()));
+}
+
+#[test]
 fn values_that_break_a_rule_are_named_with_it() {
     type Change = fn(&mut RunConfig);
     let cases: [(Change, &str); 9] = [

@@ -4,6 +4,7 @@
 //! wherever it stopped, and ranks that share a batch take the sequences that one rank would have taken.
 
 mod classify;
+mod config;
 mod control;
 mod copy;
 mod examples;
@@ -14,6 +15,7 @@ mod recall;
 mod series;
 
 pub use classify::{Classify, ClassifyConfig, View};
+pub use config::{LmConfig, TaskConfig};
 pub use control::{Control, ControlConfig, ControlStep, PointMass};
 pub use copy::{CopyConfig, Copying};
 pub(crate) use examples::shuffled;
@@ -30,80 +32,11 @@ use examples::Source;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use regard_models::{DecoderConfig, EncoderConfig, ModelConfig, flowformer::FlowformerVisionConfig};
-use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, RunConfig, Split, Tokenizer, data};
 
 /// The token that is none of a generated task's own: filler among the tokens, "nothing to predict" among the targets.
 const BLANK: u32 = 0;
-
-/// Which task, and how.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum TaskConfig {
-    /// Predict the next token of a text.
-    Lm(LmConfig),
-    /// Recall values by their keys.
-    Recall(RecallConfig),
-    /// Copy the token a number of places back.
-    Copy(CopyConfig),
-    /// Evaluate nested lists.
-    #[serde(rename = "listops")]
-    ListOps(ListOpsConfig),
-    /// Tell images apart.
-    Classify(ClassifyConfig),
-    /// Tell generated series apart.
-    Series(SeriesConfig),
-    /// Forecast a series.
-    Forecast(ForecastConfig),
-    /// Act as in recorded episodes.
-    Control(ControlConfig),
-}
-
-impl TaskConfig {
-    /// Its name in a file and on the command line.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Lm(_) => "lm",
-            Self::Recall(_) => "recall",
-            Self::Copy(_) => "copy",
-            Self::ListOps(_) => "listops",
-            Self::Classify(_) => "classify",
-            Self::Series(_) => "series",
-            Self::Forecast(_) => "forecast",
-            Self::Control(_) => "control",
-        }
-    }
-
-    /// What it is, in a few words.
-    pub fn title(&self) -> &'static str {
-        match self {
-            Self::Lm(_) => "language modelling",
-            Self::Recall(_) => "associative recall",
-            Self::Copy(_) => "copying by position",
-            Self::ListOps(_) => "nested lists",
-            Self::Classify(_) => "images",
-            Self::Series(_) => "generated series",
-            Self::Forecast(_) => "forecasting",
-            Self::Control(_) => "a point mass",
-        }
-    }
-
-    /// Whether a token is predicted at each place of a sequence, by a language model; others have a [`Form`].
-    pub fn predicts_tokens(&self) -> bool {
-        matches!(self, Self::Lm(_) | Self::Recall(_) | Self::Copy(_))
-    }
-
-    /// Whether it reads data: the section `data`.
-    pub fn reads_data(&self) -> bool {
-        matches!(self, Self::Lm(_) | Self::Classify(_) | Self::Forecast(_))
-    }
-}
-
-/// Language modelling. Its text is the section `data`, its length of sequences the model's `context`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LmConfig {}
 
 /// Sequences of one length, row by row.
 #[derive(Clone, Debug, PartialEq)]
