@@ -119,12 +119,7 @@ impl CompareConfig {
             eval_tokens: default_eval_tokens(),
             budget: Budget::Seconds(120.0),
             size,
-            data: match task {
-                TaskConfig::Lm(_) => Some(DataConfig::new("embedded")),
-                TaskConfig::Classify(_) => Some(DataConfig::new("mnist")),
-                TaskConfig::Forecast(_) => Some(DataConfig::new("etth1")),
-                _ => None,
-            },
+            data: task.usual_data().map(|(_, source)| DataConfig::new(source)),
             task,
             optimizer: default_optimizer(),
             scaling: ScalingConfig::default(),

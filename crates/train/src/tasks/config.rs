@@ -77,6 +77,51 @@ impl TaskConfig {
         }
     }
 
+    /// One of each kind with its default options, in the order of [`KINDS`](Self::KINDS).
+    pub fn defaults() -> [Self; 8] {
+        [
+            Self::Lm(LmConfig::default()),
+            Self::Recall(RecallConfig::default()),
+            Self::Copy(CopyConfig::default()),
+            Self::ListOps(ListOpsConfig::default()),
+            Self::Classify(ClassifyConfig::default()),
+            Self::Series(SeriesConfig::default()),
+            Self::Forecast(ForecastConfig::default()),
+            Self::Control(ControlConfig::default()),
+        ]
+    }
+
+    /// What is to be learned, in a sentence.
+    pub fn about(&self) -> &'static str {
+        match self {
+            Self::Lm(_) => "Predict the next token of a text",
+            Self::Recall(_) => "Recall values by their keys (multi-query associative recall)",
+            Self::Copy(_) => "Copy the token a number of places back",
+            Self::ListOps(_) => "Evaluate nested lists (ListOps of the Long Range Arena)",
+            Self::Classify(_) => "Tell images apart, as sequences of gray pixels or as images",
+            Self::Series(_) => "Tell series apart by their frequencies",
+            Self::Forecast(_) => "Forecast the next steps of a series of numbers",
+            Self::Control(_) => "Act as in recorded episodes of a point mass",
+        }
+    }
+
+    /// The data that it reads, with those it is known for; `None` if it makes its own.
+    pub fn usual_data(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Lm(_) => Some(("text", "embedded")),
+            Self::Classify(_) => Some(("images", "mnist")),
+            Self::Forecast(_) => Some(("a series", "etth1")),
+            Self::Recall(_) | Self::Copy(_) | Self::ListOps(_) | Self::Series(_) | Self::Control(_) => None,
+        }
+    }
+
+    /// Its options besides the kind, as a file has them.
+    pub fn options(&self) -> toml::Table {
+        let mut options = toml::Table::try_from(self).unwrap_or_default();
+        options.remove("kind");
+        options
+    }
+
     /// Whether a token is predicted at each place of a sequence, by a language model; others have a [`Form`].
     pub fn predicts_tokens(&self) -> bool {
         matches!(self, Self::Lm(_) | Self::Recall(_) | Self::Copy(_))
@@ -84,7 +129,7 @@ impl TaskConfig {
 
     /// Whether it reads data: the section `data`.
     pub fn reads_data(&self) -> bool {
-        matches!(self, Self::Lm(_) | Self::Classify(_) | Self::Forecast(_))
+        self.usual_data().is_some()
     }
 }
 
