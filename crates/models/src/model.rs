@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     Decoder, DecoderConfig, Encoder, EncoderConfig,
-    flowformer::{FlowformerVision, FlowformerVisionConfig},
+    flowformer::{FlowformerSeries, FlowformerSeriesConfig, FlowformerVision, FlowformerVisionConfig},
 };
 
 /// Which network, and how: in a file a table with `kind` and the fields of that configuration. Without `kind` it is a decoder.
@@ -18,6 +18,8 @@ pub enum ModelConfig {
     Encoder(EncoderConfig),
     /// Flowformer for images.
     FlowformerVision(FlowformerVisionConfig),
+    /// Flowformer for series to be told apart.
+    FlowformerSeries(FlowformerSeriesConfig),
 }
 
 impl<'de> Deserialize<'de> for ModelConfig {
@@ -27,6 +29,7 @@ impl<'de> Deserialize<'de> for ModelConfig {
             "decoder" => Some(fields.read().map(Self::Decoder)),
             "encoder" => Some(fields.read().map(Self::Encoder)),
             "flowformer_vision" => Some(fields.read().map(Self::FlowformerVision)),
+            "flowformer_series" => Some(fields.read().map(Self::FlowformerSeries)),
             _ => None,
         })
     }
@@ -50,9 +53,15 @@ impl From<FlowformerVisionConfig> for ModelConfig {
     }
 }
 
+impl From<FlowformerSeriesConfig> for ModelConfig {
+    fn from(config: FlowformerSeriesConfig) -> Self {
+        Self::FlowformerSeries(config)
+    }
+}
+
 impl ModelConfig {
     /// The names of all kinds.
-    pub const KINDS: [&str; 3] = ["decoder", "encoder", "flowformer_vision"];
+    pub const KINDS: [&str; 4] = ["decoder", "encoder", "flowformer_vision", "flowformer_series"];
 
     /// The name of its kind.
     pub fn kind(&self) -> &'static str {
@@ -60,6 +69,7 @@ impl ModelConfig {
             Self::Decoder(_) => "decoder",
             Self::Encoder(_) => "encoder",
             Self::FlowformerVision(_) => "flowformer_vision",
+            Self::FlowformerSeries(_) => "flowformer_series",
         }
     }
 
@@ -69,6 +79,7 @@ impl ModelConfig {
             Self::Decoder(config) => config.context,
             Self::Encoder(config) => config.length,
             Self::FlowformerVision(config) => (config.image / config.patch.max(1)).pow(2),
+            Self::FlowformerSeries(config) => config.length,
         }
     }
 
@@ -78,6 +89,7 @@ impl ModelConfig {
             Self::Decoder(config) => config.layers,
             Self::Encoder(config) => config.layers,
             Self::FlowformerVision(config) => config.depths.iter().sum(),
+            Self::FlowformerSeries(config) => config.layers,
         }
     }
 
@@ -87,6 +99,7 @@ impl ModelConfig {
             Self::Decoder(config) => config.d_model,
             Self::Encoder(config) => config.d_model,
             Self::FlowformerVision(config) => config.widths.first().copied().unwrap_or_default(),
+            Self::FlowformerSeries(config) => config.d_model,
         }
     }
 
@@ -97,6 +110,7 @@ impl ModelConfig {
                 mixers.iter().map(MixerConfig::kind).collect()
             }
             Self::FlowformerVision(config) => vec![if config.full_attention { "softmax" } else { "flow" }],
+            Self::FlowformerSeries(_) => vec!["flow"],
         }
     }
 
@@ -114,6 +128,7 @@ impl ModelConfig {
             Self::Decoder(config) => Model::Decoder(config.init(device)?),
             Self::Encoder(config) => Model::Encoder(config.init(device)?),
             Self::FlowformerVision(config) => Model::FlowformerVision(config.init(device)?),
+            Self::FlowformerSeries(config) => Model::FlowformerSeries(config.init(device)?),
         })
     }
 }
@@ -128,6 +143,8 @@ pub enum Model {
     Encoder(Encoder),
     /// Flowformer for images.
     FlowformerVision(FlowformerVision),
+    /// Flowformer for series to be told apart.
+    FlowformerSeries(FlowformerSeries),
 }
 
 impl Model {
@@ -137,6 +154,7 @@ impl Model {
             Self::Decoder(model) => model.params(),
             Self::Encoder(model) => model.params(),
             Self::FlowformerVision(model) => model.num_params(),
+            Self::FlowformerSeries(model) => model.num_params(),
         }
     }
 
@@ -161,6 +179,7 @@ impl Model {
         match self {
             Self::Decoder(model) => Some(model.training_flops_per_token(context)),
             Self::Encoder(model) => Some(model.training_flops_per_token(context)),
+            Self::FlowformerVision(_) | Self::FlowformerSeries(_) => None,
         }
     }
 }

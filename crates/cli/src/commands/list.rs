@@ -82,6 +82,7 @@ fn models(task: &TaskConfig) -> Vec<&'static str> {
     match task {
         task if task.predicts_tokens() => vec!["decoder"],
         TaskConfig::Classify(_) => vec!["encoder", "flowformer_vision"],
+        TaskConfig::Series(_) => vec!["encoder", "flowformer_series"],
         _ => vec!["encoder"],
     }
 }

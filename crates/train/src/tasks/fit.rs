@@ -1,4 +1,4 @@
-use regard_models::{DecoderConfig, EncoderConfig, Head, ModelConfig};
+use regard_models::{DecoderConfig, EncoderConfig, EncoderInput, Head, ModelConfig};
 
 use super::{Form, FormInput, Task};
 use crate::{Error, Result};
@@ -16,6 +16,14 @@ impl Task {
                 agree("model.input", own_input.get_or_insert(input), &input)?;
                 agree("model.head", own_head.get_or_insert(head), &head)?;
                 fill("model.length", own_length, length)?;
+            }
+            (
+                Some(Form { input: FormInput::Steps { input: EncoderInput::Numbers { width }, length }, head: Head::Classes { classes } }),
+                ModelConfig::FlowformerSeries(config),
+            ) => {
+                fill("model.features", &mut config.features, width)?;
+                fill("model.length", &mut config.length, length)?;
+                fill("model.classes", &mut config.classes, classes)?;
             }
             (Some(Form { input: FormInput::Image { channels, height, width }, head }), ModelConfig::FlowformerVision(config)) => {
                 let Head::Classes { classes } = head else { unreachable!("images have classes") };
