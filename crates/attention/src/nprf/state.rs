@@ -2,7 +2,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 use super::{
     features::{Features, TERMS, with_weights},
-    layer::{Nprf, ratio},
+    layer::{Nprf, beside, ratio},
     op::coefficients,
     options::NprfOptions,
     product::Plan,
@@ -89,7 +89,8 @@ impl Nprf {
         let values = Tensor::cat(vec![state.values.clone(), next.v.clone()], 2);
         let [_, h, total, m] = keys.dims();
         let bias = self.biases(total.max(self.farthest() + 1)).expect("the biases are finite").expect("there are biases");
-        let (c, _) = coefficients(bias, &NprfOptions { causal: true, ..self.options() });
+        let (c, shift) = coefficients(bias, &NprfOptions { causal: true, ..self.options() });
+        let constant = beside(constant, shift);
         let middle = c.dims()[1] / 2;
         let near = if t == 1 {
             // All distances at once: a row of the matrix.
