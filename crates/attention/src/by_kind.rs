@@ -76,10 +76,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_with_its_path() {
         let read = |text: &str| message(&format!(r#"{{"mixers": [{{"kind": "softmax", "heads": 2}}, {text}]}}"#));
-        assert_eq!(
-            read(r#"{"kind": "flow", "heads": "two"}"#),
-            "`mixers[1].heads`: invalid type: string \"two\", expected usize"
-        );
+        assert_eq!(read(r#"{"kind": "flow", "heads": "two"}"#), "`mixers[1].heads`: invalid type: string \"two\", expected usize");
         assert_eq!(read(r#"{"heads": 2}"#), "`mixers[1]`: missing field `kind`");
         assert_eq!(read(r#"{"kind": "flow"}"#), "`mixers[1]`: missing field `heads`");
         assert_eq!(read(r#"{"kind": 3}"#), "`mixers[1].kind`: must be text, got 3");

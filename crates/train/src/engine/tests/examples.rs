@@ -30,7 +30,8 @@ fn a_network_for_series_takes_its_sizes_from_the_task_and_is_resumed() {
     let _turn = alone();
     let place = tempfile::tempdir().unwrap();
     let task = TaskConfig::Series(SeriesConfig { classes: 3, channels: 2, length: 16, noise: 0.1 });
-    let model = FlowformerSeriesConfig { d_model: 8, d_ff: 16, attention: FlowAttentionConfig::new(2), ..FlowformerSeriesConfig::new(0, 0, 0) };
+    let model =
+        FlowformerSeriesConfig { d_model: 8, d_ff: 16, attention: FlowAttentionConfig::new(2), ..FlowformerSeriesConfig::new(0, 0, 0) };
     let config = RunConfig { model: model.into(), ..examples(task.clone()) };
     let [whole, parts] = ["whole", "parts"].map(|name| place.path().join(name));
     train(&config, &whole);

@@ -57,11 +57,17 @@ fn what_is_wrong_in_a_section_is_told_with_line_path_and_value() {
     );
     assert_eq!(message("d_ff = 16\n", ""), format!("line {}: `model`: missing field `d_ff`", line("[model]")));
     let unknown = message("d_model = 8", "d_model = 8\nwidth = 3");
-    assert!(unknown.starts_with(&format!("line {}: `model.width`: unknown field `width`, expected one of", 1 + line("d_model"))), "{unknown}");
+    assert!(
+        unknown.starts_with(&format!("line {}: `model.width`: unknown field `width`, expected one of", 1 + line("d_model"))),
+        "{unknown}"
+    );
     let unknown = message("kind = \"lm\"", "kind = \"lm\"\npairs = 3");
     assert!(unknown.starts_with(&format!("line {}: `task.pairs`: unknown field `pairs`", 1 + line("kind = \"lm\""))), "{unknown}");
     let unknown = message("kind = \"lm\"", "kind = \"ml\"");
-    assert!(unknown.starts_with(&format!("line {}: `task`: unknown variant `ml`, expected one of `lm`, `recall`", line("[task]"))), "{unknown}");
+    assert!(
+        unknown.starts_with(&format!("line {}: `task`: unknown variant `ml`, expected one of `lm`, `recall`", line("[task]"))),
+        "{unknown}"
+    );
     let unknown = message("batch = 4", "batch = 4\nbach = 4");
     assert!(unknown.starts_with(&format!("line {}: `train.bach`: unknown field `bach`", 1 + line("batch = 4"))), "{unknown}");
 }
