@@ -69,7 +69,7 @@ fn entry<'a, 'i>(table: &'a DeTable<'i>, key: &str, at: &mut Option<usize>) -> O
 }
 
 fn line_at(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
+    1 + text.get(..offset).map_or(0, |before| before.matches('\n').count())
 }
 
 #[cfg(test)]
