@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 pub mod blocks;
+mod by_kind;
 mod error;
 pub mod flow_attention;
 pub mod kimi_delta;
@@ -21,10 +22,13 @@ pub mod nprf;
 pub mod registry;
 mod sequence_mixer;
 pub mod softmax_attention;
+mod state_layout;
 
+pub use by_kind::{Fields, by_kind, in_place, split_place};
 pub use error::{Error, Result};
 pub use mixer::{Mixer, MixerConfig, MixerState};
 pub use sequence_mixer::{LayerPlace, MixerMemory, SequenceMixer};
+pub use state_layout::StateLayout;
 
 /// The example of the project's page is compiled and run like those of the mechanisms.
 #[cfg(doctest)]

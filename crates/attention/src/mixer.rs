@@ -2,10 +2,10 @@ use burn::{
     module::Module,
     tensor::{Bool, Device, Int, Tensor},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
-    Error, LayerPlace, MixerMemory, Result, SequenceMixer,
+    Error, LayerPlace, MixerMemory, Result, SequenceMixer, StateLayout, by_kind,
     flow_attention::{FlowAttention, FlowAttentionConfig, FlowState},
     kimi_delta::{KimiDelta, KimiDeltaConfig, KimiDeltaState},
     latent_attention::{LatentAttention, LatentAttentionConfig, LatentState},
@@ -20,10 +20,19 @@ macro_rules! mixers {
     ($($(#[$doc:meta])* $tag:literal $variant:ident($config:ty, $layer:ty, $state:ty),)*) => {
         /// Which causal layer, and how: the choice at run time. In a file it is a table with `kind` and the fields of that
         /// configuration, `{ kind = "kimi_delta", heads = 4 }`.
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Serialize)]
         #[serde(tag = "kind")]
         pub enum MixerConfig {
             $($(#[$doc])* #[serde(rename = $tag)] $variant($config),)*
+        }
+
+        impl<'de> Deserialize<'de> for MixerConfig {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+                by_kind(deserializer, Self::KINDS, None, |kind, fields| match kind {
+                    $($tag => Some(fields.read().map(Self::$variant)),)*
+                    _ => None,
+                })
+            }
         }
 
         impl MixerConfig {
@@ -74,6 +83,11 @@ macro_rules! mixers {
             /// The id of the kind of layer that it belongs to.
             pub fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => $tag,)* }
+            }
+
+            /// What its tensors are.
+            pub fn layout(&self) -> StateLayout {
+                match self { $(Self::$variant(state) => state.layout(),)* }
             }
         }
 

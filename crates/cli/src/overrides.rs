@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, str::FromStr};
 
-use regard_train::RunConfig;
+use regard_train::{Error, RunConfig};
 use toml::{Table, Value};
 
 use crate::failure::Failure;
@@ -74,10 +74,25 @@ pub(crate) fn load(path: &Path, overrides: &[Override], mixer: Option<&str>) -> 
     for set in overrides {
         set.apply(&mut table)?;
     }
-    RunConfig::from_toml(&table.to_string()).map_err(|error| {
-        let failure = Failure::from(error);
-        Failure { message: format!("{} as overridden: {}", path.display(), failure.message), ..failure }
-    })
+    RunConfig::from_toml(&table.to_string()).map_err(|error| as_overridden(path, error))
+}
+
+/// Why the run of a file that was read by [`load`] does not begin: with the line, unless it is not the file alone that speaks.
+pub(crate) fn blame(path: &Path, overrides: &[Override], mixer: Option<&str>, config: &RunConfig, error: Error) -> Failure {
+    match error {
+        Error::Value { .. } | Error::Model(_) if !overrides.is_empty() || mixer.is_some() => as_overridden(path, error),
+        error => error.in_file(path, config).into(),
+    }
+}
+
+fn as_overridden(path: &Path, error: Error) -> Failure {
+    // The lines are those of a text that nobody has seen.
+    let error = match error {
+        Error::Config { message, suggestion, .. } => Error::Config { path: None, line: None, message, suggestion },
+        other => other,
+    };
+    let failure = Failure::from(error);
+    Failure { message: format!("{} as overridden: {}", path.display(), failure.message), ..failure }
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 use burn::{module::Module, tensor::Device};
-use regard::{MixerConfig, Result};
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use regard::{MixerConfig, Result, by_kind};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     Decoder, DecoderConfig, Encoder, EncoderConfig,
-    flowformer::{FlowformerVision, FlowformerVisionConfig},
+    flowformer::{FlowformerSeries, FlowformerSeriesConfig, FlowformerVision, FlowformerVisionConfig},
 };
 
 /// Which network, and how: in a file a table with `kind` and the fields of that configuration. Without `kind` it is a decoder.
@@ -18,23 +18,20 @@ pub enum ModelConfig {
     Encoder(EncoderConfig),
     /// Flowformer for images.
     FlowformerVision(FlowformerVisionConfig),
+    /// Flowformer for series to be told apart.
+    FlowformerSeries(FlowformerSeriesConfig),
 }
 
 impl<'de> Deserialize<'de> for ModelConfig {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const KINDS: [&str; 3] = ["decoder", "encoder", "flowformer_vision"];
-        // The kind may come last, so the table is read before it is known; files of the time before there were kinds have none.
-        let mut table = serde_json::Map::deserialize(deserializer)?;
-        let kind = table.remove("kind").unwrap_or_else(|| KINDS[0].into());
-        let table = serde_json::Value::Object(table);
-        match kind.as_str() {
-            Some("decoder") => serde_json::from_value(table).map(Self::Decoder),
-            Some("encoder") => serde_json::from_value(table).map(Self::Encoder),
-            Some("flowformer_vision") => serde_json::from_value(table).map(Self::FlowformerVision),
-            Some(other) => return Err(D::Error::unknown_variant(other, &KINDS)),
-            None => return Err(D::Error::custom(format!("`kind` must be text, got {kind}"))),
-        }
-        .map_err(D::Error::custom)
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        // Files of the time before there were kinds have none.
+        by_kind(deserializer, &Self::KINDS, Some("decoder"), |kind, fields| match kind {
+            "decoder" => Some(fields.read().map(Self::Decoder)),
+            "encoder" => Some(fields.read().map(Self::Encoder)),
+            "flowformer_vision" => Some(fields.read().map(Self::FlowformerVision)),
+            "flowformer_series" => Some(fields.read().map(Self::FlowformerSeries)),
+            _ => None,
+        })
     }
 }
 
@@ -56,13 +53,23 @@ impl From<FlowformerVisionConfig> for ModelConfig {
     }
 }
 
+impl From<FlowformerSeriesConfig> for ModelConfig {
+    fn from(config: FlowformerSeriesConfig) -> Self {
+        Self::FlowformerSeries(config)
+    }
+}
+
 impl ModelConfig {
+    /// The names of all kinds.
+    pub const KINDS: [&str; 4] = ["decoder", "encoder", "flowformer_vision", "flowformer_series"];
+
     /// The name of its kind.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Decoder(_) => "decoder",
             Self::Encoder(_) => "encoder",
             Self::FlowformerVision(_) => "flowformer_vision",
+            Self::FlowformerSeries(_) => "flowformer_series",
         }
     }
 
@@ -72,6 +79,7 @@ impl ModelConfig {
             Self::Decoder(config) => config.context,
             Self::Encoder(config) => config.length,
             Self::FlowformerVision(config) => (config.image / config.patch.max(1)).pow(2),
+            Self::FlowformerSeries(config) => config.length,
         }
     }
 
@@ -81,6 +89,7 @@ impl ModelConfig {
             Self::Decoder(config) => config.layers,
             Self::Encoder(config) => config.layers,
             Self::FlowformerVision(config) => config.depths.iter().sum(),
+            Self::FlowformerSeries(config) => config.layers,
         }
     }
 
@@ -90,6 +99,7 @@ impl ModelConfig {
             Self::Decoder(config) => config.d_model,
             Self::Encoder(config) => config.d_model,
             Self::FlowformerVision(config) => config.widths.first().copied().unwrap_or_default(),
+            Self::FlowformerSeries(config) => config.d_model,
         }
     }
 
@@ -100,6 +110,7 @@ impl ModelConfig {
                 mixers.iter().map(MixerConfig::kind).collect()
             }
             Self::FlowformerVision(config) => vec![if config.full_attention { "softmax" } else { "flow" }],
+            Self::FlowformerSeries(_) => vec!["flow"],
         }
     }
 
@@ -117,6 +128,7 @@ impl ModelConfig {
             Self::Decoder(config) => Model::Decoder(config.init(device)?),
             Self::Encoder(config) => Model::Encoder(config.init(device)?),
             Self::FlowformerVision(config) => Model::FlowformerVision(config.init(device)?),
+            Self::FlowformerSeries(config) => Model::FlowformerSeries(config.init(device)?),
         })
     }
 }
@@ -131,6 +143,8 @@ pub enum Model {
     Encoder(Encoder),
     /// Flowformer for images.
     FlowformerVision(FlowformerVision),
+    /// Flowformer for series to be told apart.
+    FlowformerSeries(FlowformerSeries),
 }
 
 impl Model {
@@ -140,6 +154,7 @@ impl Model {
             Self::Decoder(model) => model.params(),
             Self::Encoder(model) => model.params(),
             Self::FlowformerVision(model) => model.num_params(),
+            Self::FlowformerSeries(model) => model.num_params(),
         }
     }
 
@@ -164,7 +179,7 @@ impl Model {
         match self {
             Self::Decoder(model) => Some(model.training_flops_per_token(context)),
             Self::Encoder(model) => Some(model.training_flops_per_token(context)),
-            Self::FlowformerVision(_) => None,
+            Self::FlowformerVision(_) | Self::FlowformerSeries(_) => None,
         }
     }
 }

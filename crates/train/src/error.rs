@@ -106,10 +106,12 @@ pub enum Error {
         message: String,
     },
     /// A configuration cannot be parsed.
-    #[error("{}{message}", path.as_ref().map(|p| format!("{}: ", p.display())).unwrap_or_default())]
+    #[error("{}{message}", place(path.as_deref(), *line))]
     Config {
         /// The file, if it came from one.
         path: Option<PathBuf>,
+        /// The line, from 1, where it is known and the message does not show it.
+        line: Option<usize>,
         /// What is wrong and where.
         message: String,
         /// The known key or value that an unknown one resembles.
@@ -226,6 +228,15 @@ impl Error {
 
     pub(crate) fn checkpoint(path: &Path, message: impl Into<String>) -> Self {
         Self::Checkpoint { path: path.into(), message: message.into() }
+    }
+}
+
+fn place(path: Option<&Path>, line: Option<usize>) -> String {
+    match (path, line) {
+        (Some(path), Some(line)) => format!("{}:{line}: ", path.display()),
+        (Some(path), None) => format!("{}: ", path.display()),
+        (None, Some(line)) => format!("line {line}: "),
+        (None, None) => String::new(),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod report;
 pub mod suggest;
 pub mod tasks;
 mod tokenizer;
+mod toml_file;
 
 pub use engine::{
     Budget, Dashboard, EvalConfig, EvalRecord, Evaluated, Evaluation, Event, Hooks, LogLines, MemoryMeter, Observer, OptimizerConfig,
@@ -20,3 +21,4 @@ pub use tasks::{
     ClassifyConfig, ControlConfig, CopyConfig, ForecastConfig, ListOpsConfig, LmConfig, RecallConfig, SeriesConfig, Task, TaskConfig,
 };
 pub use tokenizer::Tokenizer;
+pub use toml_file::{from_toml, load_toml};

@@ -6,7 +6,7 @@ use super::{
     runs::{StateGradient, advance_by_runs, run_length},
 };
 use crate::{
-    Error, MixerMemory, Result,
+    Error, MixerMemory, Result, StateLayout,
     blocks::{LOG_ZERO, Terms, decayed_product, prefix_sum, running_log_sum_exp},
 };
 
@@ -210,6 +210,12 @@ impl FlowState {
     pub(super) fn map(&self, f: impl Fn(Tensor<4>) -> Tensor<4>) -> Self {
         let state = self.with_sums(self.sums().map(|x| f(x.clone())));
         Self { tokens: f(state.tokens), ..state }
+    }
+}
+
+impl FlowState {
+    pub(crate) fn layout(&self) -> StateLayout {
+        self.sums().into_iter().chain([&self.tokens]).fold(StateLayout::new(), StateLayout::any)
     }
 }
 

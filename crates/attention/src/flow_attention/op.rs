@@ -1,6 +1,9 @@
 use burn::tensor::{Bool, DType, Device, Tensor, activation};
 
-use super::options::{FlowOptions, check_shapes, column, wide, without};
+use super::{
+    kernel,
+    options::{FlowOptions, check_shapes, column, wide, without},
+};
 use crate::{Error, Result, blocks::LOG_ZERO};
 
 const OP: &str = "flow_attention";
@@ -13,7 +16,8 @@ const OP: &str = "flow_attention";
 /// o_i = sigmoid(Î_i L/S) · (q_i / I_i) Σ_j k_jᵀ (S softmax_j(Ô)_j v_j)
 /// ```
 ///
-/// with q, k after the feature map. O((L + S)·D·E) time, O(L·D + S·(D + E) + D·E) memory; no L×S matrix.
+/// with q, k after the feature map. O((L + S)·D·E) time, O(L·D + S·(D + E) + D·E) memory; no L×S matrix. On the CPU in f32 a fused kernel
+/// keeps five numbers per token and a matrix per head for the backward pass, and nothing else beside arguments and result.
 ///
 /// # Shapes
 /// - `q`: `[B, H, L, D]`; `k`: `[B, H, S, D]`; `v`: `[B, H, S, E]`, S ≥ 1
@@ -36,6 +40,9 @@ pub fn flow_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &FlowOp
         return Ok(Tensor::zeros([b, h, l, e], (&device, dtype)));
     }
     let [q, k, v] = [q, k, v].map(|x| x.cast(wide(dtype)));
+    if kernel::takes(&q) {
+        return Ok(kernel::attend([q, k, v], [hidden_queries.as_ref(), hidden_keys.as_ref()], options).cast(dtype));
+    }
     let sinks = count(hidden_queries.as_ref(), l, &device, q.dtype());
     let sources = count(hidden_keys.as_ref(), s, &device, q.dtype());
 

@@ -6,6 +6,7 @@ mod kernel;
 mod layer;
 mod op;
 pub mod reference;
+mod state;
 #[cfg(test)]
 mod tests;
 

@@ -6,7 +6,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, LayerPlace, MixerMemory, Result, SequenceMixer,
+    Error, LayerPlace, MixerMemory, Result, SequenceMixer, StateLayout,
     blocks::{
         Norm, NormKind, TokenCache, project, rotary,
         softmax::{SoftmaxOptions, softmax_attention},
@@ -148,6 +148,10 @@ impl LatentState {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    pub(crate) fn layout(&self) -> StateLayout {
+        StateLayout::new().growing(self.cache.dims(), self.cache.dtype())
     }
 
     /// Adds tokens by what is kept of them, `[B, 1, T, rank + r]`: their latent vectors, after the norm, and beside them the shared

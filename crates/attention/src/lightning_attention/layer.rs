@@ -6,7 +6,7 @@ use burn::{
 
 use super::{Activation, LightningOpts, Lrpe, lightning_attention, lightning_step};
 use crate::{
-    MixerMemory, SequenceMixer,
+    MixerMemory, SequenceMixer, StateLayout,
     blocks::{Norm, project, project_split, sigmoid},
 };
 
@@ -57,6 +57,12 @@ pub struct LightningState {
     pub kv: Tensor<4>,
     /// Number of tokens so far.
     pub position: usize,
+}
+
+impl LightningState {
+    pub(crate) fn layout(&self) -> StateLayout {
+        StateLayout::new().any(&self.kv)
+    }
 }
 
 /// Queries, keys and values `[B, H, T, …]` and the gate `[B, T, w]`.

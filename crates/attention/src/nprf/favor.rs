@@ -83,8 +83,8 @@ pub fn favor_plus(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, projection: Tensor<2
     Ok(FavorOutput { o: o.cast(dtype), phi_q: phi_q.cast(dtype), phi_k: phi_k.cast(dtype) })
 }
 
-/// Exponent that keys are cut off at where nothing is taken out of them.
-const LARGEST_EXPONENT: f64 = 80.0;
+/// Exponent that is cut off at where nothing is taken out of it.
+pub(super) const LARGEST_EXPONENT: f64 = 80.0;
 
 /// The features of FAVOR+ without their factor `1/√M`. `stabilised` takes the largest `W x'` of all keys out of the exponents of keys;
 /// otherwise nothing is, so that no key depends on another.

@@ -6,7 +6,7 @@ use burn::{
 
 use super::{
     config::{FeatureKind, NprfConfig},
-    favor::{FavorOptions, favor_features},
+    favor::{FavorOptions, LARGEST_EXPONENT, favor_features},
     features::{Features, Sums},
     op::coefficients,
     options::{NprfOptions, check_bias, check_mask},
@@ -98,14 +98,14 @@ impl Nprf {
         let constant = self.constant(&features.q, causal);
         let o = match self.biases(t)? {
             Some(bias) => {
-                let (c, _) = coefficients(bias, &NprfOptions { causal, ..self.options() });
+                let (c, shift) = coefficients(bias, &NprfOptions { causal, ..self.options() });
                 let plan = self.plan(t, causal);
                 let y = features.biased(c, plan);
                 if plan.ratio {
                     let [o, _] = split(y, 3, [d / self.config.heads, 1]);
                     o
                 } else {
-                    ratio(y, constant)
+                    ratio(y, beside(constant, shift))
                 }
             }
             None => ratio(features.unbiased(causal).y, constant),
@@ -174,6 +174,13 @@ impl Nprf {
     pub(super) fn farthest(&self) -> usize {
         if self.rpe.is_some() { self.config.farthest } else { 0 }
     }
+}
+
+/// The constant beside sums whose coefficients are too small by `exp(shift)`, `[H, 1]`: what was taken out of the biases depends on how
+/// many of them the sequence meets.
+pub(super) fn beside(constant: Option<Tensor<4>>, shift: Tensor<2>) -> Option<Tensor<4>> {
+    let [h, _] = shift.dims();
+    constant.map(|x| x * shift.neg().clamp_max(LARGEST_EXPONENT).exp().reshape([1, h, 1, 1]))
 }
 
 /// The ratio of the sums `y`, `[B, H, T, V + 1]`, a constant being added to the denominators.

@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
 /// How the rows of the random projection are drawn. All are unbiased or, with equal norms, nearly so.
@@ -21,11 +22,7 @@ pub enum ProjectionKind {
 /// A projection `[heads, features, width]` from a seed: the same numbers on every device.
 pub fn draw_projection(kind: ProjectionKind, [heads, features, width]: [usize; 3], seed: u64, device: &Device) -> Tensor<3> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut normal = || {
-        // The Box-Muller transform; 1 − u lies in (0, 1].
-        let (u, angle): (f64, f64) = (rng.random(), rng.random());
-        (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
-    };
+    let mut normal = || -> f64 { rng.sample(StandardNormal) };
     let mut rows: Vec<Vec<f64>> = Vec::with_capacity(heads * features);
     for _ in 0..heads {
         let first = rows.len();

@@ -2,12 +2,12 @@ use burn::tensor::{Device, Int, Tensor};
 
 use super::{
     features::{Features, TERMS, with_weights},
-    layer::{Nprf, ratio},
+    layer::{Nprf, beside, ratio},
     op::coefficients,
     options::NprfOptions,
     product::Plan,
 };
-use crate::{MixerMemory, blocks::decayed_product};
+use crate::{MixerMemory, StateLayout, blocks::decayed_product};
 
 /// What [`Nprf`] keeps of the tokens so far: features of keys and values of those that are nearer than the largest distance with a bias
 /// of its own, and one sum over all that are farther. Without biases the sum is all there is.
@@ -35,6 +35,11 @@ impl NprfState {
             far: zeros([b, h, m, width + 1]),
             shift: Tensor::full([b, h, 1, 1], -1e4, device),
         }
+    }
+
+    pub(crate) fn layout(&self) -> StateLayout {
+        let near = [&self.keys, &self.values].iter().fold(StateLayout::new(), |layout, x| layout.growing(x.dims(), x.dtype()));
+        near.any(&self.far).any(&self.shift)
     }
 
     /// Makes the features of the state and of the next tokens comparable.
@@ -84,7 +89,8 @@ impl Nprf {
         let values = Tensor::cat(vec![state.values.clone(), next.v.clone()], 2);
         let [_, h, total, m] = keys.dims();
         let bias = self.biases(total.max(self.farthest() + 1)).expect("the biases are finite").expect("there are biases");
-        let (c, _) = coefficients(bias, &NprfOptions { causal: true, ..self.options() });
+        let (c, shift) = coefficients(bias, &NprfOptions { causal: true, ..self.options() });
+        let constant = beside(constant, shift);
         let middle = c.dims()[1] / 2;
         let near = if t == 1 {
             // All distances at once: a row of the matrix.

@@ -1,6 +1,6 @@
 use burn::tensor::{Int, Tensor};
 
-use crate::{MixerMemory, blocks::TokenCache};
+use crate::{MixerMemory, StateLayout, blocks::TokenCache};
 
 /// Keys and values of the tokens so far, in buffers that double when they are full: a token is written in place, and attention reads
 /// the filled part where it lies. A clone shares the buffers until one of the two writes.
@@ -26,6 +26,10 @@ impl SoftmaxState {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    pub(crate) fn layout(&self) -> StateLayout {
+        [&self.keys, &self.values].iter().fold(StateLayout::new(), |layout, x| layout.growing(x.dims(), x.dtype()))
     }
 
     /// Adds the keys and values of the next tokens, `[B, G, T, K]` each, and gives those of all tokens.

@@ -3,12 +3,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{ValueEnum, builder::NonEmptyStringValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValue, PossibleValuesParser};
 use regard_repro::compare::{Budget, Candidate, CompareConfig, Comparison, Context, Size, compare, resume};
-use regard_train::{
-    ClassifyConfig, ControlConfig, CopyConfig, ForecastConfig, ListOpsConfig, LmConfig, RecallConfig, SeriesConfig, TaskConfig,
-    data::DataConfig,
-};
+use regard_train::{TaskConfig, data::DataConfig};
 
 use crate::{
     cli::command_line,
@@ -29,8 +26,8 @@ use crate::{
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// What is learned
-    #[arg(long, value_enum)]
-    task: Option<TaskName>,
+    #[arg(long, value_name = "TASK", value_parser = tasks())]
+    task: Option<String>,
     /// What to learn from: a path or a data set of `regard data list`. lm: UTF-8 text; classify: a folder of images; forecast: a CSV file
     #[arg(long, value_name = "PATH|NAME")]
     data: Option<String>,
@@ -78,39 +75,17 @@ Examples:
   regard compare --task forecast --data etth1
   regard compare --resume --out runs/book";
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum TaskName {
-    /// Language modelling
-    Lm,
-    /// Multi-query associative recall, generated
-    Recall,
-    /// Copy the token a number of places back
-    Copy,
-    /// Values of nested lists (ListOps of the Long Range Arena), generated
-    Listops,
-    /// Images as sequences of gray pixels [data: mnist]
-    Classify,
-    /// Series told apart by their frequencies, generated
-    Series,
-    /// The next steps of a series of numbers [data: etth1]
-    Forecast,
-    /// Actions of recorded episodes of a point mass, generated
-    Control,
+/// The names of the tasks, each with what it is.
+fn tasks() -> PossibleValuesParser {
+    let value = |task: TaskConfig| {
+        let data = task.usual_data().map_or_else(|| ", generated".to_owned(), |(_, source)| format!(" [data: {source}]"));
+        PossibleValue::new(task.kind()).help(format!("{}{data}", task.about()))
+    };
+    PossibleValuesParser::new(TaskConfig::defaults().map(value))
 }
 
-impl TaskName {
-    fn config(self) -> TaskConfig {
-        match self {
-            Self::Lm => TaskConfig::Lm(LmConfig::default()),
-            Self::Recall => TaskConfig::Recall(RecallConfig::default()),
-            Self::Copy => TaskConfig::Copy(CopyConfig::default()),
-            Self::Listops => TaskConfig::ListOps(ListOpsConfig::default()),
-            Self::Classify => TaskConfig::Classify(ClassifyConfig::default()),
-            Self::Series => TaskConfig::Series(SeriesConfig::default()),
-            Self::Forecast => TaskConfig::Forecast(ForecastConfig::default()),
-            Self::Control => TaskConfig::Control(ControlConfig::default()),
-        }
-    }
+fn task(name: &str) -> Option<TaskConfig> {
+    TaskConfig::defaults().into_iter().find(|task| task.kind() == name)
 }
 
 pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
@@ -153,9 +128,9 @@ fn report(args: &Args, comparison: &Comparison, out: &Path, output: &Output) -> 
 impl Args {
     /// The settings: those of the file or the defaults of the task, and what flags say.
     fn config(&self) -> Result<CompareConfig, Failure> {
-        let mut config = match (&self.config, self.task) {
+        let mut config = match (&self.config, self.task.as_deref().and_then(task)) {
             (Some(path), _) => CompareConfig::load(path)?,
-            (None, Some(task)) => CompareConfig::new(task.config()),
+            (None, Some(task)) => CompareConfig::new(task),
             (None, None) => CompareConfig::lm(),
         };
         if self.config.is_some() && self.task.is_some() {

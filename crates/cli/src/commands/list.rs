@@ -3,6 +3,7 @@ use clap::builder::PossibleValuesParser;
 use regard::registry::{Direction, Entry, MECHANISMS};
 use regard_models::registry::{Network, networks};
 use regard_repro::reproduce::{CLAIMS, Shipped, Test, Verdict, shipped, shipped_for};
+use regard_train::TaskConfig;
 use serde_json::json;
 
 use crate::{
@@ -10,13 +11,14 @@ use crate::{
     output::{Output, render, table},
 };
 
-/// List the mechanisms, the named networks or the claims of the papers, or show the page of a mechanism
+/// List the mechanisms and the tasks, the named networks or the claims of the papers, or show the page of a mechanism
 ///
 /// Time counts the operations of a forward pass over T tokens per head, state the numbers kept per head while decoding; K and V are
 /// the widths of keys and values, C a block of tokens, R and r the widths of a latent vector and of a key part shared by H heads.
+/// Of a task the table shows the options of its section in the file of a run, with their defaults, and what it reads besides.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  regard list\n  regard list --json | jq -r '.mechanisms[].id'\n  regard list --page softmax\n  regard list --models\n  regard list --claims"
+    after_help = "Examples:\n  regard list\n  regard list --json | jq -r '.mechanisms[].id, .tasks[].name'\n  regard list --page softmax\n  regard list --models\n  regard list --claims"
 )]
 pub(crate) struct Args {
     /// Print one JSON object
@@ -45,20 +47,56 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         return output.data(entry.page);
     }
     if args.models {
-        return models(args.json, output);
+        return networks_listed(args.json, output);
     }
     if args.claims {
         return claims(args, output);
     }
     if args.json {
-        return output.json(&json!({ "mechanisms": MECHANISMS.iter().map(describe).collect::<Vec<_>>() }));
+        let mechanisms: Vec<_> = MECHANISMS.iter().map(describe).collect();
+        let tasks = TaskConfig::defaults().map(|task| describe_task(&task));
+        return output.json(&json!({ "mechanisms": mechanisms, "tasks": tasks }));
     }
     let mut table = table(["ID", "NAME", "DIRECTION", "TIME", "STATE", "FUSED KERNELS", "CLAIMS", "PAPER"]);
     for m in MECHANISMS {
         let kernels = if m.kernels.is_empty() { "-".to_owned() } else { m.kernels.join(", ") };
         table.add_row([m.id, m.name, direction(m), m.time, m.state, &kernels, &verdicts(m), m.paper]);
     }
-    output.data(&render(table))
+    output.data(&format!("{}\n\n{}", render(table), tasks()))
+}
+
+/// The tasks, a line each.
+fn tasks() -> String {
+    let mut table = table(["TASK", "WHAT IS LEARNED", "MODEL", "DATA", "OPTIONS"]);
+    for task in TaskConfig::defaults() {
+        let data = task.usual_data().map_or_else(|| "generated".to_owned(), |(what, source)| format!("{what} [{source}]"));
+        let options: Vec<_> = task.options().iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        let options = if options.is_empty() { "-".to_owned() } else { options.join(", ") };
+        table.add_row([task.kind(), task.about(), &models(&task).join(", "), &data, &options]);
+    }
+    render(table)
+}
+
+/// The kinds of models that learn a task.
+fn models(task: &TaskConfig) -> Vec<&'static str> {
+    match task {
+        task if task.predicts_tokens() => vec!["decoder"],
+        TaskConfig::Classify(_) => vec!["encoder", "flowformer_vision"],
+        TaskConfig::Series(_) => vec!["encoder", "flowformer_series"],
+        _ => vec!["encoder"],
+    }
+}
+
+fn describe_task(task: &TaskConfig) -> serde_json::Value {
+    let data = task.usual_data().map(|(what, source)| json!({ "what": what, "usual": source }));
+    json!({
+        "name": task.kind(),
+        "title": task.title(),
+        "about": task.about(),
+        "models": models(task),
+        "data": data,
+        "options": task.options(),
+    })
 }
 
 /// How many of the claims about a mechanism were reproduced, of those that were tested.
@@ -100,7 +138,7 @@ fn claims(args: &Args, output: &Output) -> Result<(), Failure> {
     output.data(&render(table))
 }
 
-fn models(json: bool, output: &Output) -> Result<(), Failure> {
+fn networks_listed(json: bool, output: &Output) -> Result<(), Failure> {
     let rows = networks().into_iter().map(measured).collect::<regard::Result<Vec<_>>>().map_err(regard_repro::Error::from)?;
     if json {
         let models: Vec<_> = rows

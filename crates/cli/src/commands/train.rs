@@ -69,7 +69,8 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         (None, Some(path)) => {
             let config = overrides::load(path, &args.overrides, args.mixer.as_deref())?;
             let dir = args.out.clone().unwrap_or_else(|| default_folder(path, args.mixer.as_deref()));
-            Trainer::create(&config, &dir, &device)?
+            Trainer::create(&config, &dir, &device)
+                .map_err(|error| overrides::blame(path, &args.overrides, args.mixer.as_deref(), &config, error))?
         }
         (None, None) => unreachable!("clap asks for one of the two"),
     };

@@ -35,6 +35,38 @@ fn an_unknown_key_is_answered_with_the_one_meant() {
 }
 
 #[test]
+fn what_is_wrong_in_a_file_is_told_with_its_line() {
+    let place = Place::with_text(4000);
+    let line = |text: &str, part: &str| 1 + text.lines().position(|line| line.contains(part)).unwrap();
+    for (from, to, message) in [
+        ("d_ff = 32", "d_ff = true", "`model.d_ff`: invalid type: boolean `true`, expected usize"),
+        ("heads = 2", "heads = 3", "softmax: `heads` must be a divisor of d_model = 16, got 3"),
+        ("kind = \"lm\"", "kind = \"recall\"\npairs = 0", "`task.pairs`"),
+        ("warmup = 2", "warmup = 2\nclip = -1", "`optimizer.clip` must be at least 0, got -1"),
+    ] {
+        let mut text = TINY.replace(from, to);
+        if message == "`task.pairs`" {
+            text = text.replace("source = \"text.txt\"\ntokenizer = \"byte\"", "").replace("[data]", "");
+        }
+        place.write("tiny.toml", &text);
+        let failure = place.failure(&["train", "tiny.toml"]);
+        let at = line(&text, to.lines().last().unwrap());
+        assert!(failure.error.starts_with(&format!("tiny.toml:{at}: {message}")), "{failure:?}");
+    }
+    place.write("tiny.toml", TINY);
+    let failure = place.failure(&["train", "tiny.toml", "--set", "model.d_ff=0"]);
+    assert_eq!(failure.error, "tiny.toml as overridden: mlp: `d_ff` must be at least 1, got 0");
+    // The file of a run that somebody has changed.
+    place.stdout(&["train", "tiny.toml", "--out", "run"]);
+    let text = place.read("run/config.toml").replace("d_ff = 32", "d_ff = 0");
+    place.write("run/config.toml", &text);
+    for command in [&["eval", "run"][..], &["generate", "run"], &["train", "--resume", "run"]] {
+        let failure = place.failure(command);
+        assert!(failure.error.starts_with("run/config.toml:") || failure.error.contains("checkpoint"), "{command:?}: {failure:?}");
+    }
+}
+
+#[test]
 fn a_missing_configuration_is_named() {
     let failure = Place::new().failure(&["train", "none.toml"]);
     assert!(failure.error.contains("none.toml"), "{failure:?}");

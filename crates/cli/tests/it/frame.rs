@@ -25,14 +25,20 @@ fn every_command_has_help_with_an_example() {
 }
 
 #[test]
-fn list_is_a_table_with_one_line_per_mechanism() {
+fn list_is_a_table_with_one_line_per_mechanism_and_one_with_a_line_per_task() {
     let table = Place::new().stdout(&["list"]);
-    let mut lines = table.lines();
+    let (mechanisms, tasks) = table.split_once("\n\n").unwrap();
+    let mut lines = mechanisms.lines();
     let header: Vec<_> = lines.next().unwrap().split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
     assert_eq!(header, ["ID", "NAME", "DIRECTION", "TIME", "STATE", "FUSED KERNELS", "CLAIMS", "PAPER"]);
     assert!(lines.next().unwrap().chars().all(|c| c == '-'));
     let ids: Vec<_> = lines.map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(ids, regard::registry::MECHANISMS.iter().map(|m| m.id).collect::<Vec<_>>());
+    let names: Vec<_> = tasks.lines().skip(2).map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(names, regard_train::TaskConfig::KINDS);
+    let series = tasks.lines().find(|line| line.starts_with("series ")).unwrap();
+    assert!(series.contains("generated") && series.contains("channels = 3, classes = 6, length = 100, noise = "), "{series}");
+    assert!(tasks.lines().any(|line| line.starts_with("forecast ") && line.contains("a series [etth1]")), "{tasks}");
     assert!(!table.contains('\x1b'), "no colours in a pipe");
 }
 
@@ -44,6 +50,10 @@ fn list_describes_mechanisms_in_json() {
         assert!(softmax[key].is_string(), "{key}: {softmax}");
     }
     assert!(softmax["kernels"].is_array());
+    let tasks = list["tasks"].as_array().unwrap();
+    let classify = tasks.iter().find(|task| task["name"] == "classify").unwrap();
+    assert_eq!((&classify["options"]["view"], &classify["data"]["usual"]), (&"pixels".into(), &"mnist".into()), "{classify}");
+    assert!(tasks.iter().any(|task| task["name"] == "recall" && task["data"].is_null() && task["options"]["pairs"] == 8));
 }
 
 #[test]

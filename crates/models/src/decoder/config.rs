@@ -122,7 +122,7 @@ impl DecoderConfig {
     /// The network with initial values drawn from the device's random generator.
     ///
     /// # Errors
-    /// If a size is 0, there is no mixer, `dropout` is outside [0, 1), or a mixer rejects its configuration.
+    /// If a size is 0, there is no mixer, a number is outside its range, or a mixer rejects its configuration.
     pub fn init(&self, device: &Device) -> Result<Decoder> {
         let residual = if self.scale_residual_init { self.init_std / (2.0 * self.layers as f64).sqrt() } else { self.init_std };
         Ok(initialise(self.skeleton(device)?, self.init_std, residual))
@@ -144,9 +144,7 @@ impl DecoderConfig {
         if self.mixers.is_empty() {
             return Err(Error::argument(OP, "mixers", "a list of at least one mixer", "[]"));
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::argument(OP, "dropout", "in [0, 1)", self.dropout));
-        }
+        check_numbers(OP, self.dropout, self.norm_epsilon, self.init_std)?;
         let norm = || self.norm.init(self.d_model, self.norm_epsilon, device);
         let mlp = MlpConfig { kind: self.mlp, d_model: self.d_model, d_ff: self.d_ff, bias: self.bias };
         let blocks = (0..self.layers)
@@ -173,5 +171,18 @@ impl DecoderConfig {
             dropout: DropoutConfig::new(self.dropout).init(),
             embedding_scale: if self.scale_embedding { (self.d_model as f64).sqrt() } else { 1.0 },
         })
+    }
+}
+
+/// What networks of such blocks ask of their numbers.
+pub(crate) fn check_numbers(op: &'static str, dropout: f64, norm_epsilon: f64, init_std: f64) -> Result<()> {
+    let rules = [
+        ("dropout", dropout, "in [0, 1)", (0.0..1.0).contains(&dropout)),
+        ("norm_epsilon", norm_epsilon, "a positive number", norm_epsilon > 0.0 && norm_epsilon.is_finite()),
+        ("init_std", init_std, "a number of at least 0", init_std >= 0.0 && init_std.is_finite()),
+    ];
+    match rules.into_iter().find(|rule| !rule.3) {
+        Some((arg, value, rule, _)) => Err(Error::argument(op, arg, rule, value)),
+        None => Ok(()),
     }
 }

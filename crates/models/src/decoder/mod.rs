@@ -11,6 +11,7 @@ mod tests;
 
 pub use block::{Block, Residual};
 pub use channel::ChannelMixer;
+pub(crate) use config::check_numbers;
 pub(crate) use init::initialise;
 
 pub use config::{DecoderConfig, Positions};

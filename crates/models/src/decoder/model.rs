@@ -200,6 +200,14 @@ impl Decoder {
         if want != got {
             return Err(Error::argument(OP, "state", kinds(want), kinds(got)));
         }
+        for (index, (block, layer)) in self.blocks.iter().zip(&state.layers).enumerate() {
+            // That of no sequence is made without memory.
+            let (want, got) = (block.mixer.state(0).layout().of(b), layer.layout());
+            if want != got {
+                let want = format!("of tensors {want} in layer {index} ({})", block.mixer.kind());
+                return Err(Error::argument(OP, "state", want, got));
+            }
+        }
         self.check_end(state.position + t)?;
         self.check_vocab(ids)
     }

@@ -5,7 +5,7 @@ use burn::{
 use regard::{MixerConfig, blocks::MoeConfig};
 use regard_testkit::{assert_close, cpu};
 
-use super::{DecoderConfig, Positions};
+use super::{DecoderConfig, DecoderState, Positions};
 
 fn config(kind: &str) -> DecoderConfig {
     let mixer = MixerConfig::named(kind, 2).expect("a kind of the list");
@@ -70,9 +70,45 @@ fn a_state_of_another_batch_or_model_is_an_error() {
 }
 
 #[test]
+fn a_state_of_other_widths_or_types_is_an_error_before_it_is_touched() {
+    let token = || Tensor::from_data([1], &cpu());
+    for kind in MixerConfig::KINDS {
+        let model = config(kind).init(&cpu()).unwrap();
+        let mut own = model.state(1);
+        model.step(token(), &mut own).unwrap();
+        let (twice, heads) = (DecoderConfig { d_model: 32, ..config(kind) }, vec![MixerConfig::named(kind, 4).unwrap()]);
+        for other in [twice, DecoderConfig { mixers: heads, ..config(kind) }] {
+            let other = other.init(&cpu()).unwrap();
+            let mut foreign = other.state(1);
+            other.prefill(ids(&[1, 2]), &mut foreign).unwrap();
+            let layouts: Vec<_> = [&own, &foreign].map(|state| state.layers[0].layout()).into();
+            let want = format!("decoder: `state` must be of tensors {} in layer 0 ({kind}), got {}", layouts[0], layouts[1]);
+            assert_eq!(model.step(token(), &mut foreign).unwrap_err().to_string(), want);
+            assert_eq!(model.prefill(ids(&[3, 4]), &mut foreign).unwrap_err().to_string(), want);
+            other.step(token(), &mut foreign).unwrap();
+        }
+        // As of a state whose layers were put together by hand.
+        let mut mixed = DecoderState { layers: model.state(2).layers, ..own.clone() };
+        let error = model.step(token(), &mut mixed).unwrap_err().to_string();
+        assert!(error.contains("must be of tensors [1, ") && error.contains("got [2, "), "{error}");
+        model.step(token(), &mut own).unwrap();
+    }
+}
+
+#[test]
 fn a_config_without_mixers_is_an_error() {
     let error = DecoderConfig { mixers: vec![], ..config("softmax") }.init(&cpu()).unwrap_err();
     assert_eq!(error.to_string(), "decoder: `mixers` must be a list of at least one mixer, got []");
+}
+
+#[test]
+fn numbers_outside_their_range_are_errors() {
+    let error = |config: DecoderConfig| config.init(&cpu()).unwrap_err().to_string();
+    let own = || config("softmax");
+    assert_eq!(error(DecoderConfig { init_std: f64::NAN, ..own() }), "decoder: `init_std` must be a number of at least 0, got NaN");
+    assert_eq!(error(DecoderConfig { init_std: -0.1, ..own() }), "decoder: `init_std` must be a number of at least 0, got -0.1");
+    assert_eq!(error(DecoderConfig { norm_epsilon: 0.0, ..own() }), "decoder: `norm_epsilon` must be a positive number, got 0");
+    assert_eq!(error(DecoderConfig { dropout: 1.0, ..own() }), "decoder: `dropout` must be in [0, 1), got 1");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::model::{Embed, Encoder, ForecastHead, Readout};
 use crate::{
     Positions,
-    decoder::{Block, ChannelMixer, initialise},
+    decoder::{Block, ChannelMixer, check_numbers, initialise},
 };
 
 const OP: &str = "encoder";
@@ -163,7 +163,7 @@ impl EncoderConfig {
     ///
     /// # Errors
     /// If input or head is not given, a size is 0, there is no mixer, one is causal only and `causal` is not set, input, pool and head do not
-    /// go together, `dropout` is outside [0, 1), or a mixer rejects its configuration.
+    /// go together, a number is outside its range, or a mixer rejects its configuration.
     pub fn init(&self, device: &Device) -> Result<Encoder> {
         let residual = self.init_std / (2.0 * self.layers as f64).sqrt();
         Ok(initialise(self.build(device)?, self.init_std, residual))
@@ -231,9 +231,7 @@ impl EncoderConfig {
         if self.mixers.is_empty() {
             return Err(Error::argument(OP, "mixers", "a list of at least one mixer", "[]"));
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::argument(OP, "dropout", "in [0, 1)", self.dropout));
-        }
+        check_numbers(OP, self.dropout, self.norm_epsilon, self.init_std)?;
         if let Some(mixer) = self.mixers.iter().find(|m| !self.causal && !m.is_bidirectional()) {
             let want = "ones with a bidirectional form, or `causal` set";
             return Err(Error::argument(OP, "mixers", want, format!("`{}`, which is causal only", mixer.kind())));

@@ -16,11 +16,14 @@ const OP: &str = "flowformer_series";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlowformerSeriesConfig {
-    /// Numbers per time step.
+    /// Numbers per time step. A file may leave it out, as `length` and `classes`: training takes them from the task.
+    #[serde(default)]
     pub features: usize,
     /// Time steps T of a series; shorter ones are padded to it.
+    #[serde(default)]
     pub length: usize,
     /// Number of classes.
+    #[serde(default)]
     pub classes: usize,
     /// Width D.
     #[serde(default = "default_d_model")]

@@ -1,4 +1,4 @@
-use std::{fs, path::Path};
+use std::path::Path;
 
 use regard::MixerConfig;
 use regard_models::{DecoderConfig, EncoderConfig, ModelConfig};
@@ -119,12 +119,7 @@ impl CompareConfig {
             eval_tokens: default_eval_tokens(),
             budget: Budget::Seconds(120.0),
             size,
-            data: match task {
-                TaskConfig::Lm(_) => Some(DataConfig::new("embedded")),
-                TaskConfig::Classify(_) => Some(DataConfig::new("mnist")),
-                TaskConfig::Forecast(_) => Some(DataConfig::new("etth1")),
-                _ => None,
-            },
+            data: task.usual_data().map(|(_, source)| DataConfig::new(source)),
             task,
             optimizer: default_optimizer(),
             scaling: ScalingConfig::default(),
@@ -153,10 +148,7 @@ impl CompareConfig {
     /// # Errors
     /// If it is not TOML, a key is unknown or missing, or a value has the wrong type.
     pub fn from_toml(text: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|e| {
-            let suggestion = regard_train::suggest::from_serde(e.message());
-            regard_train::Error::Config { path: None, message: e.to_string().trim_end().to_owned(), suggestion }.into()
-        })
+        Ok(regard_train::from_toml(text)?)
     }
 
     /// Reads a file.
@@ -164,13 +156,7 @@ impl CompareConfig {
     /// # Errors
     /// As [`from_toml`](Self::from_toml), with the name of the file, or if it cannot be read.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::file(path))?;
-        Self::from_toml(&text).map_err(|error| match error {
-            Error::Train(regard_train::Error::Config { message, suggestion, .. }) => {
-                regard_train::Error::Config { path: Some(path.into()), message, suggestion }.into()
-            }
-            other => other,
-        })
+        Ok(regard_train::load_toml(path)?)
     }
 
     /// The text of a file.
@@ -178,7 +164,7 @@ impl CompareConfig {
     /// # Errors
     /// If a number has no place in TOML: a seed above 2⁶³ - 1.
     pub fn to_toml(&self) -> Result<String> {
-        let error = |e: toml::ser::Error| regard_train::Error::Config { path: None, message: e.to_string(), suggestion: None };
+        let error = |e: toml::ser::Error| regard_train::Error::Config { path: None, line: None, message: e.to_string(), suggestion: None };
         Ok(toml::to_string(self).map_err(error)?)
     }
 

@@ -109,6 +109,7 @@ fn record(model: &Model) -> ModuleRecord {
         Model::Decoder(model) => model.into_record(),
         Model::Encoder(model) => model.into_record(),
         Model::FlowformerVision(model) => model.into_record(),
+        Model::FlowformerSeries(model) => model.into_record(),
     }
 }
 
@@ -181,6 +182,7 @@ impl Checkpoint {
             Model::Decoder(model) => model.try_load_record(record).map(Model::Decoder),
             Model::Encoder(model) => model.try_load_record(record).map(Model::Encoder),
             Model::FlowformerVision(model) => model.try_load_record(record).map(Model::FlowformerVision),
+            Model::FlowformerSeries(model) => model.try_load_record(record).map(Model::FlowformerSeries),
         });
         model.map_err(|e| Error::checkpoint(&self.path, e.to_string()))
     }

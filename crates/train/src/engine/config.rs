@@ -1,9 +1,13 @@
-use std::{fs, path::Path};
+use std::path::Path;
 
 use regard_models::ModelConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, TaskConfig, data::DataConfig, suggest};
+use crate::{
+    Error, Result, TaskConfig,
+    data::DataConfig,
+    toml_file::{from_toml, load_toml},
+};
 
 /// All that decides a run, but for the device: the file `config.toml` of its folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -199,11 +203,7 @@ impl RunConfig {
     /// # Errors
     /// If it is not TOML, a key is unknown or missing, or a value has the wrong type.
     pub fn from_toml(text: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|e| Error::Config {
-            path: None,
-            message: e.to_string().trim_end().to_owned(),
-            suggestion: suggest::from_serde(e.message()),
-        })
+        from_toml(text)
     }
 
     /// Reads a file.
@@ -211,11 +211,7 @@ impl RunConfig {
     /// # Errors
     /// As [`from_toml`](Self::from_toml), with the name of the file, or if it cannot be read.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::read(path))?;
-        Self::from_toml(&text).map_err(|e| match e {
-            Error::Config { message, suggestion, .. } => Error::Config { path: Some(path.into()), message, suggestion },
-            other => other,
-        })
+        load_toml(path)
     }
 
     /// The text of a file.
@@ -223,7 +219,7 @@ impl RunConfig {
     /// # Errors
     /// If a number has no place in TOML: a seed above 2⁶³ - 1.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::Config { path: None, message: e.to_string(), suggestion: None })
+        toml::to_string(self).map_err(|e| Error::Config { path: None, line: None, message: e.to_string(), suggestion: None })
     }
 
     /// Training tokens of one step; patches count as tokens. Known when the model has taken its length from the task.

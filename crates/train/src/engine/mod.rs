@@ -5,6 +5,7 @@
 //! checkpointers at the end of an epoch: with it there is neither a checkpoint of one exact step, written as a whole or not at all,
 //! nor an optimiser whose gradients can be clipped by their common norm.
 
+mod blame;
 mod checkpoint;
 mod config;
 mod cost;

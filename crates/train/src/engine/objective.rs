@@ -109,6 +109,10 @@ fn answers(model: &Model, examples: &Examples, device: &Device) -> Tensor<3> {
             }
         }
         Model::FlowformerVision(model) => model.forward(examples.numbers(device).expect(FITS)).map(|logits| logits.unsqueeze_dim(1)),
+        Model::FlowformerSeries(model) => {
+            let numbers = examples.numbers(device).expect(FITS);
+            model.forward(numbers, examples.padding(device)).map(|logits| logits.unsqueeze_dim(1))
+        }
         Model::Decoder(_) => panic!("{FITS}"),
     }
     .expect(FITS)

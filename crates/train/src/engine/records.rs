@@ -126,7 +126,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<Record>> {
         .map(|(number, line)| {
             serde_json::from_str(line).map_err(|e| Error::Config {
                 path: Some(path.into()),
-                message: format!("line {}: {e}", number + 1),
+                line: Some(number + 1),
+                message: e.to_string(),
                 suggestion: None,
             })
         })

@@ -126,7 +126,8 @@ impl Run {
     /// If there is no checkpoint, or it is damaged or foreign.
     pub fn model(&self, device: &Device) -> Result<Model> {
         let checkpoint = self.last_checkpoint()?.ok_or_else(|| Error::NoCheckpoint { path: self.dir.clone() })?;
-        Ok(checkpoint.model(self.config.model.init(device)?)?.valid())
+        let model = self.config.model.init(device).map_err(|e| self.in_config(e.into()))?;
+        Ok(checkpoint.model(model)?.valid())
     }
 
     /// The language model of the last checkpoint, for inference.
@@ -136,8 +137,12 @@ impl Run {
     pub fn decoder(&self, device: &Device) -> Result<Decoder> {
         match self.model(device)? {
             Model::Decoder(model) => Ok(model),
-            _ => Err(Error::value("model.kind", "`decoder` to go on with a text", self.config.model.kind())),
+            _ => Err(self.in_config(Error::value("model.kind", "`decoder` to go on with a text", self.config.model.kind()))),
         }
+    }
+
+    fn in_config(&self, error: Error) -> Error {
+        error.in_file(&self.dir.join(CONFIG), &self.config)
     }
 
     /// Evaluates the model of the last checkpoint on a split of the run's data, over at least `tokens` tokens as far as it goes.
@@ -145,7 +150,7 @@ impl Run {
     /// # Errors
     /// As [`model`](Self::model), or if the data or the split is not there.
     pub fn evaluate(&self, device: &Device, split: Split, tokens: usize) -> Result<Evaluated> {
-        let task = Task::load_with(&self.config, self.tokenizer.as_ref())?;
+        let task = Task::load_with(&self.config, self.tokenizer.as_ref()).map_err(|e| self.in_config(e))?;
         self.check(&task)?;
         let (batches, bytes) = task.evaluation(split, tokens, self.batch(), self.config.model.context())?;
         Ok(timed(&self.model(device)?, &batches, bytes, task.ignore(), device))

@@ -90,14 +90,8 @@ impl Trainer {
     pub fn resume(dir: &Path, device: &Device) -> Result<Self> {
         let run = Run::open(dir)?;
         let config = run.config();
-        config.validate()?;
-        let Budget::Steps(steps) = config.train.budget()? else {
-            return Err(Error::value("train.steps", "given in the config.toml of a run", "another budget"));
-        };
         let checkpoint = run.last_checkpoint()?;
-        let task = Task::load(config)?;
-        run.check(&task)?;
-        let mut learner = Learner::new(config, device)?;
+        let (steps, task, mut learner) = Self::parts(&run, device).map_err(|e| e.in_file(&dir.join(CONFIG), config))?;
         let (mut step, mut seconds) = (0, 0.0);
         if let Some(checkpoint) = checkpoint {
             learner.load(&checkpoint, config)?;
@@ -106,6 +100,18 @@ impl Trainer {
         let (metrics, records) = Metrics::open(&run.metrics_path(), step)?;
         let evaluations = records.into_iter().filter_map(|r| if let Record::Eval(record) = r { Some(record) } else { None }).collect();
         Ok(Self { run, task, device: device.clone(), learner, metrics, evaluations, steps, step, seconds })
+    }
+
+    /// What the file of a run says: its steps, its task, and the learner before the first step.
+    fn parts(run: &Run, device: &Device) -> Result<(usize, Task, Learner)> {
+        let config = run.config();
+        config.validate()?;
+        let Budget::Steps(steps) = config.train.budget()? else {
+            return Err(Error::value("train.steps", "given in the config.toml of a run", "another budget"));
+        };
+        let task = Task::load(config)?;
+        run.check(&task)?;
+        Ok((steps, task, Learner::new(config, device)?))
     }
 
     /// The folder of the run.

@@ -3,17 +3,23 @@
 //! A task keeps no position. Training sequence number `n` of a run depends on the seed and on `n` alone, so that a run resumes exactly
 //! wherever it stopped, and ranks that share a batch take the sequences that one rank would have taken.
 
+mod batch;
 mod classify;
+mod config;
 mod control;
 mod copy;
 mod examples;
+mod fit;
 mod forecast;
 mod language;
 mod listops;
 mod recall;
 mod series;
 
+pub use batch::{Batch, Order, Samples};
+use batch::{generated, generator};
 pub use classify::{Classify, ClassifyConfig, View};
+pub use config::{LmConfig, TaskConfig};
 pub use control::{Control, ControlConfig, ControlStep, PointMass};
 pub use copy::{CopyConfig, Copying};
 pub(crate) use examples::shuffled;
@@ -25,173 +31,12 @@ pub use listops::{ListOps, ListOpsConfig};
 pub use recall::{Recall, RecallConfig};
 pub use series::{SeriesConfig, SyntheticSeries};
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
 use examples::Source;
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use regard_models::{DecoderConfig, EncoderConfig, ModelConfig, flowformer::FlowformerVisionConfig};
-use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, RunConfig, Split, Tokenizer, data};
 
 /// The token that is none of a generated task's own: filler among the tokens, "nothing to predict" among the targets.
 const BLANK: u32 = 0;
-
-/// Which task, and how.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum TaskConfig {
-    /// Predict the next token of a text.
-    Lm(LmConfig),
-    /// Recall values by their keys.
-    Recall(RecallConfig),
-    /// Copy the token a number of places back.
-    Copy(CopyConfig),
-    /// Evaluate nested lists.
-    #[serde(rename = "listops")]
-    ListOps(ListOpsConfig),
-    /// Tell images apart.
-    Classify(ClassifyConfig),
-    /// Tell generated series apart.
-    Series(SeriesConfig),
-    /// Forecast a series.
-    Forecast(ForecastConfig),
-    /// Act as in recorded episodes.
-    Control(ControlConfig),
-}
-
-impl TaskConfig {
-    /// Its name in a file and on the command line.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Lm(_) => "lm",
-            Self::Recall(_) => "recall",
-            Self::Copy(_) => "copy",
-            Self::ListOps(_) => "listops",
-            Self::Classify(_) => "classify",
-            Self::Series(_) => "series",
-            Self::Forecast(_) => "forecast",
-            Self::Control(_) => "control",
-        }
-    }
-
-    /// What it is, in a few words.
-    pub fn title(&self) -> &'static str {
-        match self {
-            Self::Lm(_) => "language modelling",
-            Self::Recall(_) => "associative recall",
-            Self::Copy(_) => "copying by position",
-            Self::ListOps(_) => "nested lists",
-            Self::Classify(_) => "images",
-            Self::Series(_) => "generated series",
-            Self::Forecast(_) => "forecasting",
-            Self::Control(_) => "a point mass",
-        }
-    }
-
-    /// Whether a token is predicted at each place of a sequence, by a language model; others have a [`Form`].
-    pub fn predicts_tokens(&self) -> bool {
-        matches!(self, Self::Lm(_) | Self::Recall(_) | Self::Copy(_))
-    }
-
-    /// Whether it reads data: the section `data`.
-    pub fn reads_data(&self) -> bool {
-        matches!(self, Self::Lm(_) | Self::Classify(_) | Self::Forecast(_))
-    }
-}
-
-/// Language modelling. Its text is the section `data`, its length of sequences the model's `context`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LmConfig {}
-
-/// Sequences of one length, row by row.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// The tokens.
-    pub ids: Vec<u32>,
-    /// What is to be predicted at each of them.
-    pub targets: Vec<u32>,
-    /// Tokens per sequence T.
-    pub length: usize,
-}
-
-impl Batch {
-    fn with_capacity(sequences: usize, length: usize) -> Self {
-        let tokens = sequences * length;
-        Self { ids: Vec::with_capacity(tokens), targets: Vec::with_capacity(tokens), length }
-    }
-
-    /// Number of sequences B.
-    pub fn sequences(&self) -> usize {
-        self.ids.len() / self.length
-    }
-
-    /// Tokens and targets on a device, `[B, T]` each.
-    pub fn tensors(&self, device: &Device) -> [Tensor<2, Int>; 2] {
-        let shape = [self.sequences(), self.length];
-        [&self.ids, &self.targets].map(|ids| {
-            let ids: Vec<i32> = ids.iter().map(|&id| id.cast_signed()).collect();
-            Tensor::from_data(TensorData::new(ids, shape), device)
-        })
-    }
-}
-
-/// A batch of any task.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Samples {
-    /// Sequences with a token to be predicted at each place.
-    Tokens(Batch),
-    /// Examples with what is asked about each.
-    Examples(Examples),
-}
-
-/// The order in which a run goes through its training sequences.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// Seed of the run.
-    pub seed: u64,
-    /// Sequences per forward pass of one rank.
-    pub batch: usize,
-    /// Forward passes per step of the optimiser.
-    pub accumulation: usize,
-    /// Tokens per sequence.
-    pub context: usize,
-    /// Number of this process, from 0.
-    pub rank: usize,
-    /// Number of processes that share each batch.
-    pub world: usize,
-}
-
-impl Order {
-    /// The numbers of the sequences of pass `pass` of step `step`.
-    fn numbers(&self, step: usize, pass: usize) -> impl Iterator<Item = u64> + use<> {
-        let first = ((step * self.accumulation + pass) * self.world + self.rank) * self.batch;
-        (first..first + self.batch).map(|n| n as u64)
-    }
-}
-
-/// A generator of its own for each sequence.
-fn generator(seed: u64, number: u64) -> ChaCha8Rng {
-    let mut generator = ChaCha8Rng::seed_from_u64(seed);
-    generator.set_stream(number);
-    generator
-}
-
-/// Sequences that no training seed below 2⁶³ draws, a set of its own for each split: at least `tokens` tokens of them.
-fn generated(split: Split, tokens: usize, batch: usize, length: usize, sequence: impl Fn(u64, u64, &mut Batch)) -> Vec<Batch> {
-    let seed = u64::MAX - split as u64;
-    let sequences = tokens.max(1).div_ceil(length) as u64;
-    (0..sequences)
-        .step_by(batch)
-        .map(|first| {
-            let last = sequences.min(first + batch as u64);
-            let mut batch = Batch::with_capacity((last - first) as usize, length);
-            (first..last).for_each(|number| sequence(seed, number, &mut batch));
-            batch
-        })
-        .collect()
-}
 
 /// A task with its data. Clones share the data.
 #[derive(Clone, Debug)]
@@ -288,56 +133,6 @@ impl Task {
         }
     }
 
-    /// Puts into a model's configuration what the task decides and the file has left out: tokens, length, classes and the like.
-    ///
-    /// # Errors
-    /// If the model is of a kind that cannot learn the task, or its configuration says something else.
-    pub fn fit(&self, model: &mut ModelConfig) -> Result<()> {
-        match (self.form(), model) {
-            (None, ModelConfig::Decoder(DecoderConfig { vocab, .. })) => match *vocab {
-                0 => *vocab = self.vocab(),
-                other if other != self.vocab() => {
-                    return Err(Error::value("model.vocab", format!("{}, as the tokens", self.vocab()), other));
-                }
-                _ => (),
-            },
-            (Some(Form { input: FormInput::Steps { input, length }, head }), ModelConfig::Encoder(config)) => {
-                let EncoderConfig { input: own_input, length: own_length, head: own_head, .. } = config;
-                agree("model.input", own_input.get_or_insert(input), &input)?;
-                agree("model.head", own_head.get_or_insert(head), &head)?;
-                match *own_length {
-                    0 => *own_length = length,
-                    other if other != length => return Err(Error::value("model.length", format!("{length}, as in the task"), other)),
-                    _ => (),
-                }
-            }
-            (Some(Form { input: FormInput::Image { channels, height, width }, head }), ModelConfig::FlowformerVision(config)) => {
-                let regard_models::Head::Classes { classes } = head else { unreachable!("images have classes") };
-                if height != width {
-                    return Err(Error::value("data.source", "a set of square images for this model", format!("{height} × {width} pixels")));
-                }
-                let FlowformerVisionConfig { image, channels: own_channels, classes: own_classes, .. } = config;
-                for (key, own, wanted) in
-                    [("model.image", image, height), ("model.channels", own_channels, channels), ("model.classes", own_classes, classes)]
-                {
-                    match *own {
-                        0 => *own = wanted,
-                        other if other != wanted => return Err(Error::value(key, format!("{wanted}, as the images"), other)),
-                        _ => (),
-                    }
-                }
-            }
-            (None, model) => return Err(Error::value("model.kind", "`decoder` for this task", model.kind())),
-            (Some(Form { input: FormInput::Steps { .. }, .. }), model) => {
-                return Err(Error::value("model.kind", "`encoder` for this task", model.kind()));
-            }
-            (Some(_), model) => {
-                return Err(Error::value("model.kind", "`flowformer_vision` for images, or `task.view` `pixels`", model.kind()));
-            }
-        }
-        Ok(())
-    }
-
     /// How text becomes tokens, if there is text.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         match self {
@@ -401,10 +196,6 @@ impl Task {
 
 /// Most examples of a generator in an evaluation, where "all" is asked for.
 const ENDLESS: usize = 10_000;
-
-fn agree<T: PartialEq + std::fmt::Debug>(key: &'static str, own: &T, wanted: &T) -> Result<()> {
-    if own == wanted { Ok(()) } else { Err(Error::value(key, format!("{wanted:?}, as in the task, or left out"), format!("{own:?}"))) }
-}
 
 #[cfg(test)]
 mod tests;

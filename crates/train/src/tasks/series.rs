@@ -1,6 +1,7 @@
-use std::f32::consts::{LN_2, TAU};
+use std::f32::consts::TAU;
 
-use rand::{Rng, RngExt};
+use rand::RngExt;
+use rand_distr::StandardNormal;
 use regard_models::{EncoderInput, Head};
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,10 @@ use crate::{Error, Result, Split};
 
 /// Series of several channels, to be told apart by their frequencies: each channel is the sum of two sines whose frequencies belong to the
 /// class and the channel, of random phases, a linear trend of random slope, and noise.
+///
+/// As phases are random, no single step and no mean over steps tells the class: products of steps do. The power at the frequencies of a
+/// class finds it; a network with short convolutions learns it in a few hundred steps (`recipes/series.toml`); one that sees single
+/// steps and learned positions has to learn filters as long as a period first, and is still at chance after 1500.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeriesConfig {
@@ -77,13 +82,6 @@ impl SyntheticSeries {
     }
 }
 
-/// A number from N(0, 1), by Box and Muller's method.
-pub(super) fn normal(generator: &mut impl Rng) -> f32 {
-    let [u, v]: [f32; 2] = [generator.random(), generator.random()];
-    // log₂ of 1 − u, which is never 0.
-    (-2.0 * LN_2 * (1.0 - u).log2()).sqrt() * (TAU * v).cos()
-}
-
 impl Source for SyntheticSeries {
     fn form(&self) -> Form {
         let SeriesConfig { classes, channels, length, .. } = self.config;
@@ -105,7 +103,8 @@ impl Source for SyntheticSeries {
             for t in 0..length {
                 let at = t as f32 / length as f32;
                 let sines = Self::frequencies(class, channel).into_iter().zip(phases).map(|(f, phase)| (TAU * (f * at + phase)).sin());
-                values[t * channels + channel] = sines.sum::<f32>() + slope * (at - 0.5) + noise * normal(&mut generator);
+                let normal: f32 = generator.sample(StandardNormal);
+                values[t * channels + channel] = sines.sum::<f32>() + slope * (at - 0.5) + noise * normal;
             }
         }
         examples.push_numbers(values, class as u32);
@@ -134,14 +133,5 @@ mod tests {
             (0..6).max_by(|a, b| score(*a).total_cmp(&score(*b))) == Some(**class as usize)
         });
         assert!(right.count() > 110);
-    }
-
-    #[test]
-    fn normal_numbers_have_mean_0_and_variance_1() {
-        let mut generator = generator(1, 1);
-        let values: Vec<f32> = (0..20_000).map(|_| normal(&mut generator)).collect();
-        let mean = values.iter().sum::<f32>() / 20_000.0;
-        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / 20_000.0;
-        assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");
     }
 }

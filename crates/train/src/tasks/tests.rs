@@ -1,5 +1,8 @@
 use std::collections::HashMap;
 
+use burn::tensor::Device;
+use regard_models::{DecoderConfig, EncoderConfig, ModelConfig};
+
 use super::*;
 use crate::data::Corpus;
 

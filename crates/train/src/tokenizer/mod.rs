@@ -82,6 +82,7 @@ impl Tokenizer {
             path if Path::new(path).extension().is_some_and(|e| e == "json") => Self::hugging_face(Path::new(path)),
             _ => Err(Error::Config {
                 path: None,
+                line: None,
                 message: format!("`data.tokenizer` must be `byte`, `char`, `word` or the path of a tokenizer.json, got `{name}`"),
                 suggestion: crate::suggest::closest(name, ["byte", "char", "word"]).map(str::to_owned),
             }),

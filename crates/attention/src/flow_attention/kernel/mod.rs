@@ -1,6 +1,7 @@
-//! The fused form on the CPU, as one node of the graph: tokens, state and their gradients in f32.
+//! The fused forms on the CPU, each as one node of the graph: tokens, state and their gradients in f32. This is the causal one.
 
 mod cpu;
+mod whole;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::blocks::{GradientRule, kernel::on_cpu, of_backend, primitive, with_gradient};
 use cpu::{Rules, State};
+pub(super) use whole::attend;
 
 /// Whether these tokens run on the fused kernel.
 pub(super) fn takes(x: &Tensor<4>) -> bool {

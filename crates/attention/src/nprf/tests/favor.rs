@@ -1,7 +1,7 @@
-use burn::tensor::Tensor;
-use regard_testkit::{Sampler, assert_close, cpu};
+use burn::tensor::{DType, Tensor};
+use regard_testkit::{Sampler, assert_close, cpu, sweep};
 
-use super::Inputs;
+use super::{Inputs, assert_all_close, with_gradients};
 use crate::nprf::{FavorOptions, favor_plus};
 
 /// Token by token from the features that the operation gives.
@@ -30,6 +30,24 @@ fn outputs_are_the_ratio_of_sums_of_the_features_in_both_forms() {
         let (got, want) = by_features(&x, &options);
         assert_close("o", &got, &want, 1e-11);
     }
+}
+
+#[test]
+fn outputs_and_gradients_are_those_of_the_sums_over_odd_shapes() {
+    sweep("favor_plus", 40, |s| {
+        let (b, h, n) = (s.size(1, 3), s.size(1, 3), s.pick(&[1, 2, 3, 7, 33, 64, 65, 100]));
+        let inputs = Inputs::any(s, [b, h, n]);
+        let options = FavorOptions { causal: s.flip(), causal_eps: s.pick(&[1e-6, 0.1]), ..FavorOptions::default() };
+        let seed = s.size(0, 1000) as u64;
+        let no_log = |o: Tensor<4>| {
+            let log = o.clone().detach().narrow(3, 0, 1).squeeze_dim::<3>(3) * 0.0;
+            (o, log)
+        };
+        let want = with_gradients(&inputs, seed, |x| no_log(by_features(&x, &options).1));
+        assert_all_close("in f64", &with_gradients(&inputs, seed, |x| no_log(by_features(&x, &options).0)), &want, 1e-9);
+        let want = by_features(&inputs, &options).1;
+        assert_close("in f32", &by_features(&inputs.f32(), &options).0, &want.cast(DType::F32), 3e-5);
+    });
 }
 
 #[test]

@@ -38,3 +38,10 @@ fn a_seed_is_a_projection() {
     assert_eq!(draw(7), draw(7));
     assert_ne!(draw(7), draw(8));
 }
+
+/// A projection is not saved with its model: another method of drawing would change every model that was trained.
+#[test]
+fn a_seed_stays_the_projection_that_it_was() {
+    let first = draw_projection(ProjectionKind::Gaussian, [1, 2, 2], 7, &cpu()).into_data().iter::<f32>().collect::<Vec<_>>();
+    assert_eq!(first, [-0.775_371_9, -1.383_421_8, 0.889_713, 0.359_779_06]);
+}

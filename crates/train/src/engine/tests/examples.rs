@@ -1,5 +1,8 @@
 //! Runs of tasks with examples, and the recipes.
 
+use regard::flow_attention::FlowAttentionConfig;
+use regard_models::flowformer::FlowformerSeriesConfig;
+
 use super::*;
 
 #[test]
@@ -18,7 +21,29 @@ fn classes_are_scored_by_the_share_of_right_answers() {
     let run = Run::open(place.path()).unwrap();
     let test = run.evaluate(&Device::flex(), Split::Test, 32 * 50).unwrap();
     assert_eq!(test.evaluation.tokens, 50);
-    assert_eq!(run.decoder(&Device::flex()).unwrap_err().to_string(), "`model.kind` must be `decoder` to go on with a text, got encoder");
+    let error = run.decoder(&Device::flex()).unwrap_err().to_string();
+    assert!(error.ends_with(": `model.kind` must be `decoder` to go on with a text, got encoder"), "{error}");
+}
+
+#[test]
+fn a_network_for_series_takes_its_sizes_from_the_task_and_is_resumed() {
+    let _turn = alone();
+    let place = tempfile::tempdir().unwrap();
+    let task = TaskConfig::Series(SeriesConfig { classes: 3, channels: 2, length: 16, noise: 0.1 });
+    let model =
+        FlowformerSeriesConfig { d_model: 8, d_ff: 16, attention: FlowAttentionConfig::new(2), ..FlowformerSeriesConfig::new(0, 0, 0) };
+    let config = RunConfig { model: model.into(), ..examples(task.clone()) };
+    let [whole, parts] = ["whole", "parts"].map(|name| place.path().join(name));
+    train(&config, &whole);
+    let run = Run::open(&whole).unwrap();
+    let ModelConfig::FlowformerSeries(model) = &run.config().model else { panic!("another model") };
+    assert_eq!((model.features, model.length, model.classes), (2, 16, 3));
+    stop_after(Trainer::create(&config, &parts, &Device::flex()).unwrap(), 6);
+    Trainer::resume(&parts, &Device::flex()).unwrap().run(Hooks::default()).unwrap();
+    assert_eq!(numbers(&parts), numbers(&whole));
+    let other = RunConfig { task: control(), ..config };
+    let error = Trainer::create(&other, &place.path().join("other"), &Device::flex()).err().unwrap();
+    assert_eq!(error.to_string(), "`model.kind` must be `encoder` for this task, got flowformer_series");
 }
 
 #[test]

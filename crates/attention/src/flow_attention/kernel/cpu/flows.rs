@@ -142,7 +142,7 @@ impl Tile {
 ///
 /// # Safety
 /// The rows must lie in live memory.
-unsafe fn capacities(map: FlowFeatureMap, eps: f32, from: Rows, d: usize, width: usize, to: &mut [f32]) {
+pub(super) unsafe fn capacities(map: FlowFeatureMap, eps: f32, from: Rows, d: usize, width: usize, to: &mut [f32]) {
     for (t, to) in to.chunks_exact_mut(width).enumerate() {
         // SAFETY: the caller's promise.
         let x = unsafe { std::slice::from_raw_parts(from.ptr.add(t * from.stride), d) };

@@ -5,6 +5,8 @@
 //! outputs with the tiles of the decayed product. `backward` goes over the past once, for the flows and `Σ_j (v_j · do_t) c_j k_j`, and
 //! then against the order of the tokens, for all else. Nothing is kept between the two passes: besides arguments and results a thread
 //! holds a dozen numbers per token of the head it works on.
+//!
+//! That is the causal form; `whole` is the bidirectional one.
 
 #![allow(clippy::inline_always, reason = "vector code must be inlined into the function of its instruction set")]
 
@@ -14,6 +16,7 @@ mod flows;
 mod forward;
 mod problem;
 mod scans;
+pub(super) mod whole;
 
 pub(super) use flex::{backward, forward};
 pub(super) use problem::{Rules, State};
