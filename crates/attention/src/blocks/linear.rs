@@ -62,7 +62,8 @@ pub fn project_each<const D: usize, const N: usize>(layers: [&Linear; N], x: Ten
     }
     let weights = layers.map(|layer| layer.weight.val());
     let lengths = weights.each_ref().map(|weight| weight.dims()[1]);
-    let bias = biased.then(|| side_by_side(layers.map(|layer| layer.bias.as_ref().expect("all have one").val())));
+    let biases: Vec<Tensor<1>> = layers.iter().filter_map(|layer| layer.bias.as_ref().map(Param::val)).collect();
+    let bias = <[Tensor<1>; N]>::try_from(biases).ok().map(side_by_side);
     kernel::linear_split(x, side_by_side(weights), bias, lengths)
 }
 
