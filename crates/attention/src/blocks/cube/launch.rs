@@ -51,3 +51,9 @@ pub(crate) fn has_planes_of_32(client: &Client) -> bool {
     let hardware = &client.properties().hardware;
     hardware.plane_size_min == 32 && hardware.plane_size_max == 32
 }
+
+/// Whether four planes multiply tiles of shared memory together (`wgmma`): NVIDIA's compute capability 9.0 alone has it, and kernels must
+/// be compiled for just that.
+pub(crate) fn has_warpgroups(client: &Client) -> bool {
+    cfg!(feature = "cuda") && client.properties().identity.fingerprint == "ptx_sm90"
+}
