@@ -4,4 +4,4 @@ mod launch;
 pub(crate) mod tiles;
 pub(crate) mod warpgroup;
 
-pub(crate) use launch::{address_type, element, empty, has_matrix_units, has_planes_of_32, has_warpgroups, rows};
+pub(crate) use launch::{address_type, element, empty, has_matrix_units, has_warpgroups, is_nvidia, rows};

@@ -10,8 +10,12 @@ mod plan;
 mod scores;
 
 use burn::{
-    backend::{Backend, Cube, TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor},
-    tensor::{DType, IntDType, Shape, Slice},
+    backend::{
+        Cube, TensorMetadata,
+        ops::{BoolTensorOps, FloatTensorOps},
+        tensor::FloatTensor,
+    },
+    tensor::{DType, FloatDType, IntDType, Shape, Slice},
 };
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -54,8 +58,17 @@ macro_rules! launch {
 
 /// The output and the log-sum-exp.
 pub(super) fn softmax_forward(plan: &Plan, inputs: Inputs<Cube>, options: Options) -> (FloatTensor<Cube>, FloatTensor<Cube>) {
-    let [b, h, t, _] = dims(&inputs.q);
-    let (v_width, dtype) = (dims(&inputs.v)[3], inputs.q.dtype());
+    let ([b, h, t, k_width], [_, g, _, v_width]) = (dims(&inputs.q), dims(&inputs.v));
+    let dtype = inputs.q.dtype();
+    if t == 1 && h > g && matches!((&inputs.bias, &inputs.distances), (Maybe::None, Maybe::None)) {
+        // The heads of a group as queries of one head, so that their keys and values are read once. One query sees all keys, causal or not.
+        let inputs = Inputs { q: Cube::float_reshape(inputs.q.clone(), Shape::new([b, g, h / g, k_width])), ..inputs.clone() };
+        let options = Options { causal: false, ..options };
+        if let Some(plan) = Plan::new(&inputs, options) {
+            let (o, lse) = softmax_forward(&plan, inputs, options);
+            return (Cube::float_reshape(o, Shape::new([b, h, 1, v_width])), Cube::float_reshape(lse, Shape::new([b, h, 1])));
+        }
+    }
     let problem = Problem::new(inputs, options, plan);
     let o = empty(&problem.q, [b, h, t, plan.value_width], dtype);
     let lse = empty(&problem.q, [b, h, t], DType::F32);
@@ -219,7 +232,7 @@ fn dims(x: &CubeTensor) -> [usize; 4] {
     x.shape().dims()
 }
 
-fn float(dtype: DType) -> burn::tensor::FloatDType {
+fn float(dtype: DType) -> FloatDType {
     dtype.into()
 }
 

@@ -9,7 +9,7 @@ use super::{
     super::{Inputs, Maybe, MaybeBool, Options},
     Form, dims,
 };
-use crate::blocks::cube::{element, has_matrix_units, has_planes_of_32, has_warpgroups, tiles::Products};
+use crate::blocks::cube::{element, has_matrix_units, has_warpgroups, is_nvidia, tiles::Products};
 
 /// Key and value widths up to which there are kernels.
 const WIDEST: usize = 256;
@@ -34,7 +34,8 @@ pub(in super::super) struct Plan {
 }
 
 impl Plan {
-    /// None for f64, rows of more than 256 numbers, devices whose planes are not of 32 units or whose shared memory is too small.
+    /// None for f64, rows of more than 256 numbers, shared memory that is too small, and devices other than NVIDIA's, on which the kernels
+    /// have not been tried.
     pub(in super::super) fn new(inputs: &Inputs<Cube>, options: Options) -> Option<Self> {
         let ([b, h, t, k_width], [_, _, s, v_width]) = (dims(&inputs.q), dims(&inputs.v));
         let client = &inputs.q.client;
@@ -44,7 +45,7 @@ impl Plan {
             _ => return None,
         };
         let launches = b.max(h).max(t.div_ceil(16)) <= CUBES && b * h <= CUBES && b * h * t * s > 0;
-        if !launches || k_width.max(v_width) > WIDEST || v_width == 0 || !has_planes_of_32(client) {
+        if !launches || k_width.max(v_width) > WIDEST || v_width == 0 || !is_nvidia(client) {
             return None;
         }
         let lanes = if half { 8 } else { 4 };
