@@ -151,9 +151,10 @@ impl Case {
             // Gradients that cancel to nearly nothing are compared on the scale of the others.
             let scale = if i == 0 { 1.0 } else { largest };
             let error = (got.clone() - want.clone()).abs().max().into_scalar::<f64>() / scale;
-            // On GPUs the gradient of the distance bias takes Burn's products, which round f32 to the 11 bits of TF32.
+            // On GPUs the gradient of the distance bias takes Burn's products, which round f32 to the 11 bits of TF32, 5e-4 of each number;
+            // it sums up to some thousands of them.
             let rounded = *device != cpu() && self.distances.is_some() && i + 1 == count;
-            let tolerance = if rounded { tolerance.max(3e-3) } else { tolerance };
+            let tolerance = if rounded { tolerance.max(1e-2) } else { tolerance };
             assert!(error <= tolerance, "{name}: error {error:.2e} on the scale {scale:.2e}, allowed {tolerance:.0e}");
         }
     }
