@@ -52,11 +52,18 @@ impl Learner {
             device = device.gradient_checkpointing();
         }
         let turn = turn();
-        device.seed(config.seed);
-        let model = config.model.init(&device)?;
+        // Every device draws other numbers from a seed: a run starts with those of the CPU, wherever it goes on.
+        let elsewhere = device.clone().inner() != Device::flex();
+        let home = if elsewhere { Device::flex().autodiff() } else { device.clone() };
+        home.seed(config.seed);
+        let mut model = config.model.init(&home)?;
         // It looks at every parameter, and Burn draws what nobody has looked at before.
-        let optimizer = adamw(&config.optimizer, &model);
+        let mut optimizer = adamw(&config.optimizer, &model);
         drop(turn);
+        if elsewhere {
+            model = model.fork(&device);
+            optimizer = adamw(&config.optimizer, &model);
+        }
         Ok(Self {
             optimizer,
             model,
