@@ -182,6 +182,7 @@ fn half_precision_matches_the_definition_to_its_own_rounding() {
 }
 
 /// On the GPU that `REGARD_TEST_DEVICE` names. Tests are many because each shape compiles its kernels: they can run side by side.
+#[allow(clippy::print_stdout, reason = "a test that proves nothing says so")]
 fn check_gpus(name: &str, count: u64, [longest, widest]: [usize; 2], dtype: DType, tolerance: f64) {
     let gpus = &devices()[1..];
     if gpus.is_empty() {
