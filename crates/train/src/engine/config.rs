@@ -62,7 +62,8 @@ pub struct TrainConfig {
     /// Whether cheap activations are computed again in the backward pass instead of being kept.
     #[serde(default)]
     pub activation_checkpointing: bool,
-    /// Float type of the forward and backward passes; weights and the optimiser are f32 in any case.
+    /// Float type of the forward and backward passes; weights and the optimiser are f32 in any case. bf16 is for softmax, latent, Lightning
+    /// and Flow attention without a mixture of experts.
     #[serde(default, skip_serializing_if = "Precision::is_f32")]
     pub precision: Precision,
     /// Steps between two lines of `metrics.jsonl`.
@@ -276,7 +277,26 @@ impl RunConfig {
             return Err(Error::value("seed", "at most 9223372036854775807", self.seed));
         }
         self.train.budget()?;
+        self.check_precision()?;
         self.optimizer.validate()
+    }
+
+    /// bf16 is for what has been tried in it.
+    fn check_precision(&self) -> Result<()> {
+        const KINDS: [&str; 4] = ["flow", "latent", "lightning", "softmax"];
+        let (mixers, experts) = match &self.model {
+            _ if self.train.precision == Precision::F32 => return Ok(()),
+            ModelConfig::Decoder(model) => (&model.mixers, model.moe.is_some()),
+            ModelConfig::Encoder(model) => (&model.mixers, false),
+            ModelConfig::FlowformerVision(_) => return Err(Error::value("train.precision", "f32 for this model", "bf16")),
+        };
+        if experts {
+            return Err(Error::value("train.precision", "f32 for a mixture of experts", "bf16"));
+        }
+        match mixers.iter().find(|mixer| !KINDS.contains(&mixer.kind())) {
+            Some(mixer) => Err(Error::value("train.precision", format!("f32 for the mixer `{}`", mixer.kind()), "bf16")),
+            None => Ok(()),
+        }
     }
 }
 
