@@ -12,6 +12,7 @@
 
 pub mod blocks;
 mod by_kind;
+mod card;
 mod error;
 pub mod flow_attention;
 pub mod kimi_delta;
@@ -25,6 +26,7 @@ pub mod softmax_attention;
 mod state_layout;
 
 pub use by_kind::{Fields, by_kind, in_place, split_place};
+pub use card::card_name;
 pub use error::{Error, Result};
 pub use mixer::{Mixer, MixerConfig, MixerState};
 pub use sequence_mixer::{LayerPlace, MixerMemory, SequenceMixer};

@@ -3,6 +3,8 @@
 mod activation;
 mod adamw;
 mod cache;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 mod custom_gradient;
 pub(crate) mod decayed_product;
 pub(crate) mod flex;

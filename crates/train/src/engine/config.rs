@@ -66,12 +66,34 @@ pub struct TrainConfig {
     /// Whether cheap activations are computed again in the backward pass instead of being kept.
     #[serde(default)]
     pub activation_checkpointing: bool,
+    /// Float type of the forward and backward passes; weights and the optimiser are f32 in any case. bf16 is for softmax, latent, Lightning
+    /// and Flow attention without a mixture of experts.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
     /// Steps between two lines of `metrics.jsonl`.
     #[serde(default = "ten")]
     pub log_every: usize,
     /// Steps between two checkpoints; by default one at each evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<usize>,
+}
+
+/// See [`TrainConfig::precision`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// f32 throughout.
+    #[default]
+    F32,
+    /// Weights are rounded to bf16 for each pass, activations are bf16; sums, norms, states and the loss are f32. Evaluation is f32.
+    Bf16,
+}
+
+impl Precision {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
 }
 
 fn one() -> usize {
@@ -92,6 +114,7 @@ impl TrainConfig {
             seconds: None,
             grad_accumulation: one(),
             activation_checkpointing: false,
+            precision: Precision::F32,
             log_every: ten(),
             checkpoint_every: None,
         };
@@ -250,7 +273,26 @@ impl RunConfig {
             return Err(Error::value("seed", "at most 9223372036854775807", self.seed));
         }
         self.train.budget()?;
+        self.check_precision()?;
         self.optimizer.validate()
+    }
+
+    /// bf16 is for what has been tried in it.
+    fn check_precision(&self) -> Result<()> {
+        const KINDS: [&str; 4] = ["flow", "latent", "lightning", "softmax"];
+        let (mixers, experts) = match &self.model {
+            _ if self.train.precision == Precision::F32 => return Ok(()),
+            ModelConfig::Decoder(model) => (&model.mixers, model.moe.is_some()),
+            ModelConfig::Encoder(model) => (&model.mixers, false),
+            ModelConfig::FlowformerVision(_) => return Err(Error::value("train.precision", "f32 for this model", "bf16")),
+        };
+        if experts {
+            return Err(Error::value("train.precision", "f32 for a mixture of experts", "bf16"));
+        }
+        match mixers.iter().find(|mixer| !KINDS.contains(&mixer.kind())) {
+            Some(mixer) => Err(Error::value("train.precision", format!("f32 for the mixer `{}`", mixer.kind()), "bf16")),
+            None => Ok(()),
+        }
     }
 }
 

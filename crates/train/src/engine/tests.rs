@@ -20,6 +20,7 @@ mod examples;
 mod experts;
 mod refusals;
 mod resume;
+mod precision;
 mod side_by_side;
 mod training;
 
