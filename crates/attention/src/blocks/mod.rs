@@ -3,6 +3,8 @@
 mod activation;
 mod adamw;
 mod cache;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 mod custom_gradient;
 pub(crate) mod decayed_product;
 pub(crate) mod flex;
@@ -31,7 +33,7 @@ pub use activation::{gelu, gelu_tanh, product, sigmoid, silu, silu_gate};
 pub use adamw::AdamWStep;
 pub(crate) use cache::TokenCache;
 pub(crate) use custom_gradient::{GradientRule, of_backend, primitive, with_gradient};
-pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product};
+pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product, takes_half};
 pub(crate) use lazy::lazy_param;
 pub use linear::{linear, project};
 pub use loss::{cross_entropy, linear_cross_entropy};
