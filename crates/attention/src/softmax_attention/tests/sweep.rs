@@ -1,7 +1,7 @@
 //! The operation against the definition in f64, over random shapes and options, values and every gradient.
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
-use regard_testkit::{Draw, Sampler, assert_close, cpu, sweep};
+use regard_testkit::{Draw, Sampler, assert_close, cpu, devices, sweep};
 
 use crate::softmax_attention::{SoftmaxOptions, reference, softmax_attention};
 
@@ -100,33 +100,44 @@ impl Case {
     }
 
     /// Output, finite log-sum-exps and the gradients of all inputs, in f64.
-    fn results(&self, dtype: DType, f: impl Fn(&[Tensor<4>], Option<Tensor<2>>) -> (Tensor<4>, Tensor<3>)) -> (Vec<Tensor<4>>, Tensor<3>) {
-        let device = cpu().autodiff();
+    fn results(
+        &self,
+        device: &Device,
+        dtype: DType,
+        f: impl Fn(&[Tensor<4>], Option<Tensor<2>>) -> (Tensor<4>, Tensor<3>),
+    ) -> (Vec<Tensor<4>>, Tensor<3>) {
+        let device = device.clone().autodiff();
         let place = |x: &Draw<4>| if dtype == DType::F64 { x.f64(&device) } else { x.f32(&device).cast(dtype) };
         let inputs: Vec<_> = [&self.q, &self.k, &self.v].into_iter().chain(&self.bias).map(|x| place(x).require_grad()).collect();
         let distances = self.distances.as_ref();
         let distances = distances.map(|x| if dtype == DType::F64 { x.f64(&device) } else { x.f32(&device).cast(dtype) }.require_grad());
         let (o, lse) = f(&inputs, distances.clone());
         let blind = lse.clone().is_inf();
-        let lse = lse.mask_fill(blind, 0.0).cast(DType::F64);
-        let mut loss = Tensor::<1>::zeros([1], (&device, DType::F64));
+        // Not every GPU has f64; the cotangents are no wider than needed.
+        let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        let lse = lse.mask_fill(blind, 0.0).cast(wide);
+        let mut loss = Tensor::<1>::zeros([1], (&device, wide));
         if self.use_o {
-            loss = loss + (o.clone().cast(DType::F64) * self.d_o.f64(&device)).sum();
+            loss = loss + (o.clone().cast(wide) * self.d_o.f64(&cpu()).cast(wide).to_device(&device)).sum();
         }
         if self.use_lse {
-            loss = loss + (lse.clone() * self.d_lse.f64(&device)).sum();
+            loss = loss + (lse.clone() * self.d_lse.f64(&cpu()).cast(wide).to_device(&device)).sum();
         }
         let grads = loss.backward();
         let zero = |x: &Tensor<4>| Tensor::zeros(x.dims(), (&cpu(), dtype));
         let of_distances = distances.map(|x| x.grad(&grads).map_or(Tensor::zeros([1; 4], (&cpu(), dtype)), Tensor::unsqueeze));
         let grads = inputs.iter().map(|x| x.grad(&grads).unwrap_or_else(|| zero(x))).chain(of_distances);
-        let results = std::iter::once(o.inner()).chain(grads).map(|x| x.cast(DType::F64)).collect();
-        (results, lse.inner())
+        let results = std::iter::once(o.inner()).chain(grads).map(|x| x.to_device(&cpu()).cast(DType::F64)).collect();
+        (results, lse.inner().to_device(&cpu()).cast(DType::F64))
     }
 
     fn check(&self, dtype: DType, tolerance: f64) {
-        let (want, want_lse) = self.results(DType::F64, |x, distances| self.definition(x, distances));
-        let (got, got_lse) = self.results(dtype, |x, distances| self.operation(x, distances));
+        self.check_on(&cpu(), dtype, tolerance);
+    }
+
+    fn check_on(&self, device: &Device, dtype: DType, tolerance: f64) {
+        let (want, want_lse) = self.results(&cpu(), DType::F64, |x, distances| self.definition(x, distances));
+        let (got, got_lse) = self.results(device, dtype, |x, distances| self.operation(x, distances));
         assert_close("lse", &got_lse, &want_lse, tolerance);
         let largest = want.iter().skip(1).map(|x| x.clone().abs().max().into_scalar::<f64>()).fold(1e-3, f64::max);
         for (i, (name, (got, want))) in
@@ -159,4 +170,39 @@ fn blocks_of_queries_in_tensor_operations_match_the_definition() {
 fn half_precision_matches_the_definition_to_its_own_rounding() {
     sweep("softmax attention in f16", 30, |s| Case::draw(s, 24, 8).check(DType::F16, 2e-2));
     sweep("softmax attention in bf16", 30, |s| Case::draw(s, 24, 8).check(DType::BF16, 6e-2));
+}
+
+/// On the GPU that `REGARD_TEST_DEVICE` names. The tolerances are for widths of 20 to 140 and up to 330 keys: f32 sums up to 330 products of
+/// rounding 6e-8 each, relative to the largest gradient; f16 and bf16 round inputs, weights and outputs to 2^-11 and 2^-8 of their size,
+/// and scores of up to some tens by as much before the exponential.
+#[test]
+fn kernels_for_gpus_match_the_definition_over_random_shapes() {
+    let gpus = &devices()[1..];
+    if gpus.is_empty() {
+        println!("skipped: set REGARD_TEST_DEVICE to a GPU that this build supports");
+    }
+    for gpu in gpus {
+        sweep("softmax attention on a GPU, small", 100, |s| Case::draw(s, 40, 20).check_on(gpu, DType::F32, 1e-5));
+        sweep("softmax attention on a GPU, large", 60, |s| Case::draw(s, 330, 140).check_on(gpu, DType::F32, 2e-5));
+        sweep("softmax attention on a GPU, f16, small", 60, |s| Case::draw(s, 40, 20).check_on(gpu, DType::F16, 2e-2));
+        sweep("softmax attention on a GPU, f16, large", 40, |s| Case::draw(s, 330, 140).check_on(gpu, DType::F16, 3e-2));
+        sweep("softmax attention on a GPU, bf16, small", 60, |s| Case::draw(s, 40, 20).check_on(gpu, DType::BF16, 1e-1));
+        sweep("softmax attention on a GPU, bf16, large", 40, |s| Case::draw(s, 330, 140).check_on(gpu, DType::BF16, 2e-1));
+    }
+}
+
+#[test]
+fn kernels_for_gpus_give_the_same_bits_twice() {
+    for gpu in &devices()[1..] {
+        sweep("softmax attention on a GPU, twice", 10, |s| {
+            let case = Case::draw(s, 330, 140);
+            for dtype in [DType::F32, DType::BF16] {
+                let run = || {
+                    let (results, lse) = case.results(gpu, dtype, |x, distances| case.operation(x, distances));
+                    results.into_iter().map(|x| x.into_data()).chain([lse.into_data()]).collect::<Vec<_>>()
+                };
+                assert_eq!(run(), run());
+            }
+        });
+    }
 }

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use crate::blocks::cube::{
-    rows::{Room, Span, load, save},
+    row_tiles::{Room, Span, load, save},
     tile_product::{COLUMNS, Lie, PLANE, ROWS, Share, Tiles, corner, has_part, multiply, own_column, own_row, store},
 };
 

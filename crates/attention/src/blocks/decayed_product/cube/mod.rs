@@ -18,7 +18,10 @@ use super::{
 };
 use crate::blocks::{
     Maybe,
-    cube::tensors::{address_type, constant, dims, element, empty_f32, empty_like, in_order, with_whole_rows},
+    cube::{
+        address_type, element, rows,
+        tensors::{buffer, constant, dims, empty_like, with_whole_rows},
+    },
 };
 use sweep::{Direction, Lanes, Roles, Sweep};
 
@@ -41,7 +44,7 @@ pub(super) fn width(x: &CubeTensor) -> usize {
 pub(super) fn forward(inputs: Inputs<Cube>, plan: &Plan) -> (CubeTensor, CubeTensor) {
     assert!(plan.bounds.is_none(), "packed sequences are cut before the kernels");
     let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(with_whole_rows);
-    let state = in_order(inputs.state);
+    let state = rows(inputs.state);
     if dims(&q)[2] == 1 {
         return one_token([q, k, v], state, plan);
     }
@@ -66,8 +69,8 @@ pub(super) fn backward(
     let zeros = |like: &CubeTensor, dtype: DType| {
         burn_cubecl::ops::numeric::zeros_client(like.client.clone(), like.device.clone(), like.shape(), dtype)
     };
-    let state = in_order(inputs.state);
-    let d_o = cotangents.o.into_option().map_or_else(|| in_order(zeros(&v, v.dtype)), with_whole_rows);
+    let state = rows(inputs.state);
+    let d_o = cotangents.o.into_option().map_or_else(|| rows(zeros(&v, v.dtype)), with_whole_rows);
     let ([b, h, t, d_k], d_v) = (dims(&q), dims(&v)[3]);
     let mut gradients = InputGradients { q: Maybe::None, k: Maybe::None, v: Maybe::None, state: Maybe::None };
     if want_q {
@@ -76,7 +79,7 @@ pub(super) fn backward(
         gradients.q = Maybe::Some(sweep.outputs(Roles { a: &d_o, b: &v, c: &k }, &states, true));
     }
     if want_k || want_v || want_state {
-        let d_state = in_order(cotangents.state.into_option().unwrap_or_else(|| zeros(&state, DType::F32)));
+        let d_state = rows(cotangents.state.into_option().unwrap_or_else(|| zeros(&state, DType::F32)));
         let sweep = Sweep::new(plan, [b, h, t, d_k], d_v, Direction::Future, &q);
         let (states, first) = sweep.states(&q, &d_o, d_state);
         if want_v {
@@ -95,13 +98,13 @@ pub(super) fn backward(
 
 /// The state changes where it lies if nobody else holds it.
 fn one_token([q, k, v]: [CubeTensor; 3], state: CubeTensor, plan: &Plan) -> (CubeTensor, CubeTensor) {
-    let ([b, h, t, d_k], d_v) = (dims(&q), dims(&v)[3]);
+    let ([b, h, t, _], d_v) = (dims(&q), dims(&v)[3]);
     let state = if state.can_mut() { state } else { state.copy() };
     let out = empty_like(&q, [b, h, t, d_v], q.dtype);
     let decays = plan.heads(h).map(|slope| (-slope).exp() as f32).collect::<Vec<_>>();
     let client = q.client.clone();
     let address = address_type(&[&q, &k, &v, &state, &out]);
-    let (kind, powers) = (element(q.dtype), constant(&q, &decays));
+    let (kind, powers) = (element(&q), constant(&q, &decays));
     let cubes = CubeCount::Static(d_v.div_ceil(step::COLUMNS) as u32, (b * h) as u32, 1);
     // SAFETY: rows and columns are checked against the shapes, which `state` agrees with.
     unsafe {
@@ -114,7 +117,7 @@ fn one_token([q, k, v]: [CubeTensor; 3], state: CubeTensor, plan: &Plan) -> (Cub
             k.into_tensor_arg(),
             v.into_tensor_arg(),
             powers,
-            BufferArg::from_raw_parts(state.handle.clone(), b * h * d_k * d_v),
+            buffer(&state),
             out.clone().into_tensor_arg(),
             plan.scale as f32,
             kind,

@@ -5,7 +5,8 @@ use cubecl::prelude::*;
 use super::kernels::{self, Form};
 use crate::blocks::{
     cube::{
-        tensors::{address_type, constant, dims, element, empty_f32, empty_like, tile_type, vector_size},
+        address_type, element, empty,
+        tensors::{buffer, constant, empty_like, tile_element, tile_type, vector_size},
         tile_product::PLANE,
     },
     decayed_product::Plan,
@@ -129,8 +130,8 @@ impl<'a> Sweep<'a> {
     pub(super) fn states(&self, b: &CubeTensor, c: &CubeTensor, first: CubeTensor) -> (CubeTensor, CubeTensor) {
         let ([batch, h, t, inner], outer, segments) = (self.dims, self.outer, self.segments());
         let (matrices, size) = (batch * h, inner * outer);
-        let states = empty_f32(b, [matrices, segments, inner, outer]);
-        let last = empty_f32(b, [batch, h, inner, outer]);
+        let states = empty(b, [matrices, segments, inner, outer], DType::F32);
+        let last = empty(b, [batch, h, inner, outer], DType::F32);
         let client = b.client.clone();
         let form = self.lanes.form(self.direction, false);
         let address = address_type(&[b, c, &states]);
@@ -138,10 +139,6 @@ impl<'a> Sweep<'a> {
         let after = |tokens: usize| move |slope: f64| (-slope * tokens as f64).exp() as f32;
         let (whole, rest) = (after(self.length), after(t - (segments - 1) * self.length));
         let decays = self.plan.heads(h).flat_map(|slope| [whole(slope), rest(slope)]).collect::<Vec<_>>();
-        let buffer = |x: &CubeTensor, length: usize| {
-            // SAFETY: contiguous tensors of this many numbers.
-            unsafe { BufferArg::from_raw_parts(x.handle.clone(), length) }
-        };
         // SAFETY: segments and slices are checked against the shapes; `states` has room for all of them.
         unsafe {
             kernels::increments::launch_unchecked(
@@ -149,24 +146,24 @@ impl<'a> Sweep<'a> {
                 self.cubes(outer),
                 CubeDim::new_1d((PLANES * PLANE) as u32),
                 address,
-                vector_size(&[b, c]),
+                vector_size(&[b, c], self.lanes.tile),
                 b.clone().into_tensor_arg(),
                 c.clone().into_tensor_arg(),
                 self.powers(b),
-                buffer(&states, matrices * segments * size),
+                buffer(&states),
                 self.length,
                 write,
                 form,
-                [element(b.dtype), element(self.lanes.tile)],
+                [element(b), tile_element(self.lanes.tile)],
             );
             kernels::carry::launch_unchecked(
                 &client,
                 CubeCount::Static(size.div_ceil(256) as u32, matrices as u32, 1),
                 CubeDim::new_1d(256),
                 address,
-                buffer(&states, matrices * segments * size),
-                buffer(&first, matrices * size),
-                buffer(&last, matrices * size),
+                buffer(&states),
+                buffer(&first),
+                buffer(&last),
                 constant(b, &decays),
                 size,
                 segments,
@@ -182,7 +179,6 @@ impl<'a> Sweep<'a> {
         let [batch, h, t, inner] = self.dims;
         let out = empty_like(a, [batch, h, t, self.outer], a.dtype);
         let [inside, read, write] = self.factors();
-        let numbers = batch * h * self.segments() * inner * self.outer;
         // SAFETY: segments and slices are checked against the shapes; `states` are those of as many segments.
         unsafe {
             kernels::outputs::launch_unchecked(
@@ -190,22 +186,21 @@ impl<'a> Sweep<'a> {
                 self.cubes(self.outer),
                 CubeDim::new_1d((PLANES * PLANE) as u32),
                 address_type(&[a, b, c, states, &out]),
-                vector_size(&[a, b, c, &out]),
+                vector_size(&[a, b, c, &out], self.lanes.tile),
                 a.clone().into_tensor_arg(),
                 b.clone().into_tensor_arg(),
                 c.clone().into_tensor_arg(),
                 self.powers(a),
-                BufferArg::from_raw_parts(states.handle.clone(), numbers),
+                buffer(states),
                 out.clone().into_tensor_arg(),
                 self.length,
                 inside,
                 read,
                 write,
                 self.lanes.form(self.direction, turned),
-                [element(a.dtype), element(self.lanes.tile)],
+                [element(a), tile_element(self.lanes.tile)],
             );
         }
-        debug_assert_eq!(dims(&out), [batch, h, t, self.outer]);
         out
     }
 }

@@ -2,6 +2,8 @@
 
 mod autodiff;
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod query_blocks;
 
 use burn::{
@@ -88,7 +90,8 @@ pub(crate) struct Gradients<B: Backend> {
 }
 
 /// Attention forward and backward without a T×S matrix. Both have a body in tensor operations, block of queries by block of queries,
-/// that runs on any backend in any float type; Flex replaces it for f32 by fused kernels. `Autodiff` joins the two into one node.
+/// that runs on any backend in any float type; Flex replaces it for f32 by fused kernels, GPUs for all but f64. `Autodiff` joins the
+/// two into one node.
 #[backend_extension(Flex, Cube: cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm")), Autodiff)]
 pub(crate) trait SoftmaxKernel: Backend {
     /// The output `[B, H, T, V]` and the log-sum-exp `[B, H, T]`.
@@ -123,5 +126,20 @@ impl SoftmaxKernel for Flex {
     }
 }
 
-#[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
-impl SoftmaxKernel for burn::backend::Cube {}
+#[cfg(feature = "cube")]
+impl SoftmaxKernel for burn::backend::Cube {
+    fn softmax_forward(inputs: Inputs<Self>, options: Options) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        match cube::Plan::new(&inputs, options) {
+            Some(plan) => cube::softmax_forward(&plan, inputs, options),
+            None => query_blocks::forward::<Self>(inputs, options),
+        }
+    }
+
+    fn softmax_backward(inputs: Inputs<Self>, options: Options, saved: Saved<Self>, wanted: [bool; 5]) -> Gradients<Self> {
+        match cube::Plan::new(&inputs, options) {
+            // The kernels do not sum the gradient of the bias by distance.
+            Some(plan) if !wanted[4] => cube::softmax_backward(&plan, inputs, options, saved, wanted),
+            _ => query_blocks::backward::<Self>(inputs, options, saved, wanted),
+        }
+    }
+}
