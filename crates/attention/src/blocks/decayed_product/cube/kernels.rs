@@ -7,6 +7,9 @@ use crate::blocks::cube::{
     tile_product::{COLUMNS, Lie, PLANE, ROWS, Share, Tiles, corner, has_part, multiply, own_column, own_row, store},
 };
 
+/// Segments whose loads [`carry`] starts before it needs the first.
+const AHEAD: usize = 8;
+
 /// What is fixed when a kernel is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Form {
@@ -212,13 +215,24 @@ pub(crate) fn carry(
         let matrix = CUBE_POS_Y as usize;
         let head = matrix % heads;
         let mut state = first[matrix * size + at];
-        for turn in 0..segments {
-            let index = if future { segments - 1 - turn } else { turn };
-            let decay = if index + 1 == segments { decays[2 * head + 1] } else { decays[2 * head] };
-            let place = (matrix * segments + index) * size + at;
-            let added = states[place];
-            states[place] = state;
-            state = decay * state + added;
+        for group in 0..segments.div_ceil(AHEAD) {
+            let mut added = Array::<f32>::new(AHEAD);
+            #[unroll]
+            for i in 0..AHEAD {
+                let turn = clamp_max(group * AHEAD + i, segments - 1);
+                let index = if comptime!(future) { segments - 1 - turn } else { turn };
+                added[i] = states[(matrix * segments + index) * size + at];
+            }
+            #[unroll]
+            for i in 0..AHEAD {
+                let turn = group * AHEAD + i;
+                if turn < segments {
+                    let index = if comptime!(future) { segments - 1 - turn } else { turn };
+                    let decay = if index + 1 == segments { decays[2 * head + 1] } else { decays[2 * head] };
+                    states[(matrix * segments + index) * size + at] = state;
+                    state = decay * state + added[i];
+                }
+            }
         }
         last[matrix * size + at] = state;
     }

@@ -23,8 +23,10 @@ pub(super) enum Direction {
 
 /// The widest inner axis that the registers of a cube hold a state of.
 const WIDEST: usize = 128;
-/// Planes of a cube.
+/// Planes of a cube that gathers a state.
 const PLANES: usize = 8;
+/// Planes of a cube that computes outputs, whose registers and shared memory leave room for no second.
+const OUTPUT_PLANES: usize = 16;
 
 /// How a head is cut.
 #[derive(Clone, Copy, Debug)]
@@ -46,11 +48,11 @@ impl Lanes {
         let cuts = blocks.iter().flat_map(|&block| [WIDEST, WIDEST / 2, WIDEST / 4].map(|outer| (block, outer)));
         let outer = outer.next_multiple_of(16);
         let lanes = |(block, widest): (usize, usize)| Self { block, inner, outer: outer.min(widest), tile, tensor_cores };
-        let fits = |lanes: &Self| lanes.form(Direction::Past, false).shared_bytes(tile.size()) <= room;
+        let fits = |lanes: &Self| lanes.form(Direction::Past, false, true).shared_bytes(tile.size()) <= room;
         (inner <= WIDEST).then(|| cuts.map(lanes).find(fits)).flatten()
     }
 
-    fn form(&self, direction: Direction, state_turned: bool) -> Form {
+    fn form(&self, direction: Direction, state_turned: bool, outputs: bool) -> Form {
         Form {
             block: self.block,
             inner: self.inner,
@@ -58,7 +60,7 @@ impl Lanes {
             future: direction == Direction::Future,
             state_turned,
             tensor_cores: self.tensor_cores,
-            planes: PLANES,
+            planes: if outputs { OUTPUT_PLANES } else { PLANES },
         }
     }
 }
@@ -133,7 +135,7 @@ impl<'a> Sweep<'a> {
         let states = empty(b, [matrices, segments, inner, outer], DType::F32);
         let last = empty(b, [batch, h, inner, outer], DType::F32);
         let client = b.client.clone();
-        let form = self.lanes.form(self.direction, false);
+        let form = self.lanes.form(self.direction, false, false);
         let address = address_type(&[b, c, &states]);
         let [_, _, write] = self.factors();
         let after = |tokens: usize| move |slope: f64| (-slope * tokens as f64).exp() as f32;
@@ -184,7 +186,7 @@ impl<'a> Sweep<'a> {
             kernels::outputs::launch_unchecked(
                 &a.client.clone(),
                 self.cubes(self.outer),
-                CubeDim::new_1d((PLANES * PLANE) as u32),
+                CubeDim::new_1d((OUTPUT_PLANES * PLANE) as u32),
                 address_type(&[a, b, c, states, &out]),
                 vector_size(&[a, b, c, &out], self.lanes.tile),
                 a.clone().into_tensor_arg(),
@@ -197,7 +199,7 @@ impl<'a> Sweep<'a> {
                 inside,
                 read,
                 write,
-                self.lanes.form(self.direction, turned),
+                self.lanes.form(self.direction, turned, true),
                 [element(a), tile_element(self.lanes.tile)],
             );
         }

@@ -164,7 +164,7 @@ pub(crate) fn through_states<F: Float, E: Float, N: Size>(
     let mut z_tile = Shared::<[E]>::new_aligned_slice(comptime!(c * keys), 16usize);
     let mut square = Shared::<[E]>::new_aligned_slice(comptime!(c * square_stride), 16usize);
     let mut strength = Shared::<[f32]>::new_slice(c);
-    let mut partial = Shared::<[f32]>::new_slice(comptime!(form.units()));
+    let mut partial = Shared::<[f32]>::new_slice(comptime!(4 * form.chunk.max(form.d_k)));
 
     let heads = v.shape(1);
     let value_width = v.shape(3);
@@ -247,7 +247,7 @@ pub(crate) fn through_states<F: Float, E: Float, N: Size>(
     if has_part(of_square, form.planes) {
         store_lower::<E>(&d_square, &mut square, s_row, s_column, 1.0f32, 0usize, square_stride);
     }
-    carried(&state_tile, states, total, d_total, chunk, key_width, value_width, form);
+    carried(&state_tile, states, total, &mut partial, d_total, chunk, key_width, value_width, form);
     sync_cube();
     save_packed::<E, N>(&square, d_scores, chunk, comptime!(form.room(c)));
 
@@ -338,12 +338,13 @@ fn store_lower<E: Float>(
     }
 }
 
-/// `total ⊙ Σ_v dS S`, the gradient of the sums of log decays over the chunk through the carried state; two units to a channel.
+/// `total ⊙ Σ_v dS S`, the gradient of the sums of log decays over the chunk through the carried state, four units to a channel.
 #[cube]
 fn carried<E: Float>(
     d_state: &[E],
     states: &[f32],
     total: &[f32],
+    partial: &mut [f32],
     d_total: &mut [f32],
     chunk: usize,
     d_k: usize,
@@ -351,15 +352,29 @@ fn carried<E: Float>(
     #[comptime] form: Form,
 ) {
     let stride = comptime!(form.stride(form.d_v));
-    let row = UNIT_POS as usize;
-    if row < form.d_k {
+    let unit = UNIT_POS as usize;
+    #[unroll]
+    for turn in 0..comptime!((4 * form.d_k).div_ceil(form.units())) {
+        let index = turn * form.units() + unit;
+        let (row, part) = (index / 4, index % 4);
         let mut sum = 0.0f32;
         if row < d_k {
-            for column in 0..d_v {
-                sum += f32::cast_from(d_state[row * stride + column]) * states[(chunk * d_k + row) * d_v + column];
+            #[unroll]
+            for i in 0..comptime!(form.d_v / 4) {
+                let column = 4 * i + part;
+                if column < d_v {
+                    sum += f32::cast_from(d_state[row * stride + column]) * states[(chunk * d_k + row) * d_v + column];
+                }
             }
         }
-        d_total[chunk * form.d_k + row] = sum * total[chunk * form.d_k + row];
+        if index < 4 * form.d_k {
+            partial[index] = sum;
+        }
+    }
+    sync_cube();
+    if unit < form.d_k {
+        let sum = partial[4 * unit] + partial[4 * unit + 1] + partial[4 * unit + 2] + partial[4 * unit + 3];
+        d_total[chunk * form.d_k + unit] = sum * total[chunk * form.d_k + unit];
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     forward::chunk_span,
 };
 use crate::blocks::cube::{
-    row_tiles::{Span, load},
+    row_tiles::{Span, load, load_packed},
     tile_product::{COLUMNS, ROWS, Tiles, corner, has_part, multiply, own_column, own_row},
 };
 
@@ -22,8 +22,8 @@ pub(crate) fn through_decays<F: Float, E: Float, N: Size>(
     k: &Tensor<Vector<F, N>>,
     g: &Tensor<f32>,
     beta: &Tensor<f32>,
-    d_scores: &[E],
-    d_corrections: &[E],
+    d_scores: &[Vector<E, N>],
+    d_corrections: &[Vector<E, N>],
     row_q: &[f32],
     row_k: &[f32],
     column_k: &[f32],
@@ -47,13 +47,16 @@ pub(crate) fn through_decays<F: Float, E: Float, N: Size>(
     let mut early = Shared::<[E]>::new_aligned_slice(comptime!(half * packed), 16usize);
     let mut of_scores = Shared::<[E]>::new_aligned_slice(comptime!(half * side_stride), 16usize);
     let mut of_corrections = Shared::<[E]>::new_aligned_slice(comptime!(half * side_stride), 16usize);
+    let square_stride = comptime!(form.stride(c));
+    let mut scores = Shared::<[E]>::new_aligned_slice(comptime!(c * square_stride), 16usize);
+    let mut corrections = Shared::<[E]>::new_aligned_slice(comptime!(c * square_stride), 16usize);
     let mut until = Shared::<[f32]>::new_slice(comptime!(c * wide));
     let mut after = Shared::<[f32]>::new_slice(comptime!(c * wide));
     let mut sum_q = Shared::<[f32]>::new_slice(comptime!(c * wide));
     let mut sum_k = Shared::<[f32]>::new_slice(comptime!(c * wide));
     let mut sum_early = Shared::<[f32]>::new_slice(comptime!(c * wide));
     let mut strength = Shared::<[f32]>::new_slice(c);
-    let mut partial = Shared::<[f32]>::new_slice(form.units());
+    let mut partial = Shared::<[f32]>::new_slice(comptime!(4 * c));
 
     let heads = beta.shape(1);
     let span = chunk_span(heads, beta.shape(2), form);
@@ -63,6 +66,8 @@ pub(crate) fn through_decays<F: Float, E: Float, N: Size>(
     let shared_head = Span { batch: span.batch, head: span.head / (heads / q.shape(1)), start: span.start, tokens: span.tokens, column };
     load::<F, E, N>(q, &mut q_tile, &shared_head, comptime!(form.room(form.d_k)));
     load::<F, E, N>(k, &mut k_tile, &shared_head, comptime!(form.room(form.d_k)));
+    load_packed::<E, N>(d_scores, &mut scores, chunk * comptime!(c * c), c, comptime!(form.room(c)));
+    load_packed::<E, N>(d_corrections, &mut corrections, chunk * comptime!(c * c), c, comptime!(form.room(c)));
     load_column(beta, &mut strength, &span, form);
     load_decays(g, &mut until, &mut after, &own, form);
     clear(&mut sum_q, &mut sum_k, &mut sum_early, form);
@@ -74,8 +79,8 @@ pub(crate) fn through_decays<F: Float, E: Float, N: Size>(
         let side = comptime!(1usize << level);
         sync_cube();
         decay_halves::<E>(&q_tile, &k_tile, &until, &after, &mut late_q, &mut late_k, &mut early, &strength, true, packed, side, form);
-        gather::<E>(d_scores, &mut of_scores, chunk, scale, side, form);
-        gather::<E>(d_corrections, &mut of_corrections, chunk, 1.0f32, side, form);
+        gather::<E>(&scores, &mut of_scores, scale, side, form);
+        gather::<E>(&corrections, &mut of_corrections, 1.0f32, side, form);
         sync_cube();
         if has_part(share, form.planes) {
             let plain = comptime!(form.plain(half, side_stride, packed));
@@ -111,7 +116,7 @@ pub(crate) fn through_decays<F: Float, E: Float, N: Size>(
             let of_k = sum_k[at] + row_k[far] * from_start;
             let through_end = column_k[far] * to_end;
             let of_early = sum_early[at] + through_end;
-            let diagonal = scale * f32::cast_from(d_scores[(chunk * c + x) * c + x]);
+            let diagonal = scale * f32::cast_from(scores[x * square_stride + x]);
             let strong = strength[x] * of_k;
             if x < span.tokens && y < width {
                 let place = span.batch * d_q.stride(0) + span.head * d_q.stride(1) + (span.start + x) * d_q.stride(2) + column + y;
@@ -170,11 +175,11 @@ fn clear(a: &mut [f32], b: &mut [f32], c: &mut [f32], #[comptime] form: Form) {
     }
 }
 
-/// The squares of a level of a `[C, C]` in memory, rows and columns packed, zeros between them.
+/// The squares of a level of a `[C, C]`, rows and columns packed, zeros between them.
 #[cube]
-fn gather<E: Float>(from: &[E], to: &mut [E], chunk: usize, factor: f32, #[comptime] side: usize, #[comptime] form: Form) {
+fn gather<E: Float>(from: &[E], to: &mut [E], factor: f32, #[comptime] side: usize, #[comptime] form: Form) {
     let half = comptime!(form.chunk / 2);
-    let stride = comptime!(form.stride(half));
+    let (stride, square_stride) = comptime!((form.stride(half), form.stride(form.chunk)));
     #[unroll]
     for turn in 0..comptime!((half * half).div_ceil(form.units())) {
         let index = turn * form.units() + UNIT_POS as usize;
@@ -184,7 +189,7 @@ fn gather<E: Float>(from: &[E], to: &mut [E], chunk: usize, factor: f32, #[compt
             if x / side == y / side {
                 let (late, _) = pair_of(x, side);
                 let (_, early) = pair_of(y, side);
-                value = factor * f32::cast_from(from[(chunk * form.chunk + late) * form.chunk + early]);
+                value = factor * f32::cast_from(from[late * square_stride + early]);
             }
             to[x * stride + y] = E::cast_from(value);
         }

@@ -1,3 +1,5 @@
+use cubecl::prelude::*;
+
 use crate::blocks::cube::{
     row_tiles::Room,
     tile_product::{Lie, PLANE, Share},
@@ -23,6 +25,10 @@ pub(crate) struct Form {
 impl Form {
     pub(crate) fn units(&self) -> usize {
         self.planes * PLANE
+    }
+
+    pub(crate) fn cube(&self) -> CubeDim {
+        CubeDim::new_1d(self.units() as u32)
     }
 
     /// Distance of the rows of a tile of `width` elements: 16 bytes more than they need, so that eight rows lie in different banks.
@@ -81,7 +87,7 @@ pub(crate) fn shared_bytes(form: &Form) -> usize {
     let prepare = form.element * (chunk * (keys.max(values) + keys) + 3 * chunk / 2 * keys + chunk * square)
         + 4 * (2 * chunk * form.wide(d_k) + 2 * chunk * form.wide(chunk) + (chunk * chunk / 4).max(4 * chunk) + chunk);
     let carry = form.element * (chunk * (3 * keys + square + 2 * thin) + d_k * thin) + 4 * d_k;
-    let back = form.element * (d_k * values + chunk * (4 * values + 2 * keys + square)) + 4 * (chunk + form.units());
+    let back = form.element * (d_k * values + chunk * (4 * values + 2 * keys + square)) + 4 * (chunk + 4 * chunk.max(d_k));
     // Every array starts at a multiple of 16 bytes.
     prepare.max(carry).max(back) + 16 * 16
 }

@@ -45,7 +45,7 @@ pub(super) fn forward(inputs: Inputs<Cube>, options: &Options, keep: bool) -> Ou
         forward::carry::launch_unchecked(
             &like.client,
             problem.slices(),
-            problem.units(),
+            problem.form.cube(),
             address_type(&[like, first, &states, &prepared.w, &prepared.u]),
             prepared.vector,
             buffer(&prepared.q_start),
@@ -76,7 +76,7 @@ pub(super) fn backward(inputs: Inputs<Cube>, options: &Options, saved: Saved<Cub
     let problem = Problem::new(inputs, options);
     let prepared = problem.prepare(true);
     let ([b, w, d_k, d_v], [_, h, t, _]) = (dims(&problem.state), dims(&problem.q));
-    let (like, form, chunks) = (&problem.v, problem.form, problem.chunks);
+    let (like, form, by_chunk, chunks) = (&problem.v, problem.form, problem.by_chunk(), problem.chunks);
     let zeros = |shape: Shape, dtype: DType| Cube::float_zeros(shape, &like.device, dtype.into());
     let d_o = saved.d_o.into_option().unwrap_or_else(|| zeros(Shape::from([b, t, w, d_v]), like.dtype));
     let d_o = with_whole_rows(heads_first(d_o));
@@ -91,19 +91,19 @@ pub(super) fn backward(inputs: Inputs<Cube>, options: &Options, saved: Saved<Cub
     let d_v_out = empty_like(like, [b, w, t, d_v], like.dtype);
     let [d_q, d_k_out] = [&problem.q, &problem.k].map(|x| empty_like(x, [b, w, t, d_k], x.dtype));
     let d_g = empty_like(&problem.g, [b, w, t, d_k], DType::F32);
-    let by_channels = form.of_channels();
+    let by_channels = by_chunk.of_channels();
     let slices = form.d_k / by_channels.d_k;
     let by_values = empty(like, [b * w, t], DType::F32);
     let by_keys = empty(like, [slices, b * w, t], DType::F32);
     let address = address_type(&[like, &states, &d_states, &row_q, &d_g]);
     let vector = vector_size(&[&problem.q, &problem.k, like, &d_o, &d_v_out], problem.tile).min(prepared.vector);
-    let (client, units, types) = (&like.client, problem.units(), problem.types());
+    let (client, types) = (&like.client, problem.types());
     // SAFETY: as in `forward`.
     unsafe {
         backward::carry_back::launch_unchecked(
             client,
             problem.slices(),
-            units,
+            form.cube(),
             address,
             vector,
             buffer(&prepared.q_start),
@@ -123,7 +123,7 @@ pub(super) fn backward(inputs: Inputs<Cube>, options: &Options, saved: Saved<Cub
         backward::through_states::launch_unchecked(
             client,
             problem.all_chunks(1),
-            units,
+            by_chunk.cube(),
             address,
             vector,
             like.clone().into_tensor_arg(),
@@ -145,13 +145,13 @@ pub(super) fn backward(inputs: Inputs<Cube>, options: &Options, saved: Saved<Cub
             buffer(&column_k),
             buffer(&d_total),
             d_k,
-            form,
+            by_chunk,
             types,
         );
         decays::through_decays::launch_unchecked(
             client,
             problem.all_chunks(slices),
-            units,
+            by_channels.cube(),
             address,
             vector,
             problem.q.clone().into_tensor_arg(),

@@ -13,14 +13,17 @@ use crate::{
     blocks::cube::{
         address_type, element, empty, rows,
         tensors::{buffer, dims, tile_element, tile_type, vector_size, with_whole_rows},
+        tile_product::PLANE,
     },
     kimi_delta::kernel::{Inputs, Options},
 };
 
 /// The widest heads that the registers of a cube hold a state of.
 const WIDEST: usize = 128;
-/// Planes of a cube.
+/// Planes of a cube that carries a state.
 const PLANES: usize = 8;
+/// Planes of a cube that has one chunk: its tiles leave room for one cube per processor, which needs more planes to stay busy.
+const CHUNK_PLANES: usize = 16;
 
 /// Whether the kernels take heads of this type and these widths.
 pub(in super::super) fn takes(client: &Client, dtype: DType, d_k: usize, d_v: usize) -> bool {
@@ -28,6 +31,7 @@ pub(in super::super) fn takes(client: &Client, dtype: DType, d_k: usize, d_v: us
     matches!(dtype, DType::F32 | DType::BF16 | DType::F16)
         && d_k.max(d_v) <= WIDEST
         && shared_bytes(&form(client, dtype, [d_k, d_v], usize::MAX)) <= room
+        && client.properties().hardware.max_units_per_cube as usize >= CHUNK_PLANES * PLANE
 }
 
 /// For `heads` in all batches.
@@ -99,8 +103,9 @@ impl Problem {
         Self { q, k, v, g, beta, state: rows(state), scale: options.scale as f32, tokens, chunks, form, tile }
     }
 
-    pub(super) fn units(&self) -> CubeDim {
-        CubeDim::new_1d(self.form.units() as u32)
+    /// For kernels that have one chunk.
+    pub(super) fn by_chunk(&self) -> Form {
+        Form { planes: CHUNK_PLANES, ..self.form }
     }
 
     /// A cube per head and slice of columns.
@@ -122,7 +127,7 @@ impl Problem {
 
     /// With the inverses if `keep`.
     pub(super) fn prepare(&self, keep: bool) -> Prepared {
-        let ([b, w, ..], form) = (dims(&self.state), self.form);
+        let ([b, w, ..], form) = (dims(&self.state), self.by_chunk());
         let scratch = |rows: usize, width: usize, dtype: DType| empty(&self.v, [b * w, self.chunks, rows, width], dtype);
         let [q_start, k_end, of_state] = [(); 3].map(|()| scratch(form.chunk, form.d_k, self.tile));
         let u = scratch(form.chunk, form.d_v, self.tile);
@@ -135,7 +140,7 @@ impl Problem {
             forward::prepare::launch_unchecked(
                 &self.v.client,
                 self.all_chunks(1),
-                self.units(),
+                form.cube(),
                 address_type(&[&self.q, &self.k, &self.v, &self.g, &of_state, &u]),
                 vector,
                 self.q.clone().into_tensor_arg(),
