@@ -178,7 +178,7 @@ impl<'a> Sweep<'a> {
 
     /// The outputs, given the states before the segments; `turned` if they lie as `[outer, inner]`.
     pub(super) fn outputs(&self, Roles { a, b, c }: Roles, states: &CubeTensor, turned: bool) -> CubeTensor {
-        let [batch, h, t, inner] = self.dims;
+        let [batch, h, t, _] = self.dims;
         let out = empty_like(a, [batch, h, t, self.outer], a.dtype);
         let [inside, read, write] = self.factors();
         // SAFETY: segments and slices are checked against the shapes; `states` are those of as many segments.

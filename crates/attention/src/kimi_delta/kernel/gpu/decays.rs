@@ -102,7 +102,7 @@ pub(crate) fn through_decays<F: Float, E: Float, N: Size>(
 
     // Through the state before and after the chunk; the sums of products with the log decays take the place of those of β k.
     let all = comptime!(c * form.d_k);
-    let (width, key_columns) = (q.shape(3) - column, d_g.shape(3));
+    let width = q.shape(3) - column;
     #[unroll]
     for turn in 0..comptime!(all.div_ceil(form.units())) {
         let index = turn * form.units() + UNIT_POS as usize;

@@ -10,7 +10,7 @@ mod problem;
 mod step;
 
 use burn::{
-    backend::{Backend, Cube, TensorMetadata},
+    backend::{Cube, TensorMetadata, ops::FloatTensorOps},
     tensor::{DType, Shape},
 };
 use burn_cubecl::tensor::CubeTensor;

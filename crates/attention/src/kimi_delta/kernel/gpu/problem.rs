@@ -1,5 +1,5 @@
 use burn::{
-    backend::{Backend, Cube, TensorMetadata},
+    backend::{Cube, TensorMetadata, ops::FloatTensorOps},
     tensor::{DType, Shape},
 };
 use burn_cubecl::tensor::CubeTensor;
