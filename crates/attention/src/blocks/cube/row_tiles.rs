@@ -1,6 +1,6 @@
 //! Tiles between tensors `[B, H, T, width]` and shared memory.
 
-use cubecl::prelude::*;
+use cubecl::{frontend::barrier::copy_async, prelude::*};
 
 /// Some tokens of one head, all units of a cube at work on them.
 #[derive(CubeType, Clone, Copy)]
@@ -48,6 +48,39 @@ pub(crate) fn load<F: Float, E: Float, N: Size>(from: &Tensor<Vector<F, N>>, to:
             to[(row * room.stride + column) / size] = values;
         }
     }
+}
+
+/// Starts the copies of [`load`], which the units need not wait for until [`await_loads`]: for rows of 16-byte vectors that need no
+/// conversion.
+#[cube]
+pub(crate) fn start_load<F: Float, E: Float, N: Size>(from: &Tensor<Vector<F, N>>, to: &mut [E], span: &Span, #[comptime] room: Room) {
+    let size = N::value();
+    let per_row = comptime!(room.width / size);
+    let all = comptime!(room.rows * per_row);
+    let base = span.batch * from.stride(0) + span.head * from.stride(1) + span.start * from.stride(2) + span.column;
+    let (token, columns) = (from.stride(2), from.shape(3) - span.column);
+    let from = from.as_slice().downcast::<Vector<E, N>>();
+    let to = to.as_vectorized_mut().with_vector_size_mut::<N>();
+    #[unroll]
+    for turn in 0..comptime!(all.div_ceil(room.units)) {
+        let index = turn * room.units + UNIT_POS as usize;
+        if comptime!(all % room.units == 0) || index < all {
+            let (row, column) = (index / per_row, index % per_row * size);
+            let place = (row * room.stride + column) / size;
+            if row < span.tokens && column < columns {
+                let source = (base + row * token + column) / size;
+                copy_async(&from[source..source + 1], &mut to[place..place + 1], comptime!(size as u32));
+            } else {
+                to[place] = Vector::new(E::from_int(0));
+            }
+        }
+    }
+}
+
+/// Waits for the unit's own copies; those of the others need `sync_cube` besides.
+#[cube]
+pub(crate) fn await_loads() {
+    gpu_asm!("cp.async.wait_all;");
 }
 
 /// The reverse of [`load`].

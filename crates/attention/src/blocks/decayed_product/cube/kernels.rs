@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use crate::blocks::cube::{
-    row_tiles::{Room, Span, load, save},
+    row_tiles::{Room, Span, await_loads, load, save, start_load},
     tile_product::{COLUMNS, Lie, PLANE, ROWS, Share, Tiles, corner, has_part, multiply, own_column, own_row, store},
 };
 
@@ -24,10 +24,17 @@ pub(crate) struct Form {
     /// The states lie as `[outer, inner]`.
     pub(crate) state_turned: bool,
     pub(crate) tensor_cores: bool,
+    /// Tiles of the next block are copied while the units compute: tensors in the type of tiles, rows of 16-byte vectors.
+    pub(crate) ahead: bool,
     pub(crate) planes: usize,
 }
 
 impl Form {
+    /// Tiles that a tensor has in shared memory.
+    fn buffers(&self) -> usize {
+        if self.ahead { 2 } else { 1 }
+    }
+
     fn units(&self) -> usize {
         self.planes * PLANE
     }
@@ -40,8 +47,9 @@ impl Form {
     /// Bytes of shared memory of [`outputs`], the largest of the kernels.
     pub(crate) fn shared_bytes(&self, element: usize) -> usize {
         let stride = |width: usize| width + 16 / element;
-        let tiles = self.block * (stride(self.inner.max(self.outer)) + stride(self.inner) + stride(self.outer) + stride(self.block));
-        element * (tiles + self.inner * stride(self.outer)) + 4 * (2 * self.block + 1)
+        let rows = stride(self.inner.max(self.outer)) + stride(self.inner) + stride(self.outer);
+        let tiles = self.block * (self.buffers() * rows + stride(self.block));
+        element * (tiles + self.inner * stride(self.outer)) + 4 * (2 * self.block + 1) + 7 * 16
     }
 }
 
@@ -127,10 +135,11 @@ pub(crate) fn increments<F: Float, E: Float, N: Size>(
     let b_room = comptime!(form.room(form.inner, element));
     let c_room = comptime!(form.room(form.outer, element));
     let share = comptime!(Share::new(form.inner, form.outer, form.planes));
-    let mut b_tile = Shared::<[E]>::new_aligned_slice(comptime!(b_room.rows * b_room.stride), 16usize);
-    let mut c_tile = Shared::<[E]>::new_aligned_slice(comptime!(c_room.rows * c_room.stride), 16usize);
+    let (b_size, c_size) = comptime!((b_room.rows * b_room.stride, c_room.rows * c_room.stride));
+    let mut b_tile = Shared::<[E]>::new_aligned_slice(comptime!(form.buffers() * b_size), 16usize);
+    let mut c_tile = Shared::<[E]>::new_aligned_slice(comptime!(form.buffers() * c_size), 16usize);
     let mut power = Shared::<[f32]>::new_slice(comptime!(form.block + 1));
-    let mut weights = Shared::<[f32]>::new_slice(form.block);
+    let mut weights = Shared::<[f32]>::new_slice(comptime!(form.buffers() * form.block));
 
     let heads = b.shape(1);
     let (batch, head) = (CUBE_POS_Y as usize / heads, CUBE_POS_Y as usize % heads);
@@ -139,16 +148,41 @@ pub(crate) fn increments<F: Float, E: Float, N: Size>(
     let segment = segment(b.shape(2), length, form);
     let (row, col) = corner(share);
     let mut state = Tiles::zeros(share.tiles.0, share.tiles.1);
+    if comptime!(form.ahead) {
+        let (start, tokens) = block(&segment, 0usize.runtime(), form);
+        start_load::<F, E, N>(b, &mut b_tile[0..b_size], &Span { batch, head, start, tokens, column: 0usize.runtime() }, b_room);
+        start_load::<F, E, N>(c, &mut c_tile[0..c_size], &Span { batch, head, start, tokens, column }, c_room);
+    }
     for turn in 0..segment.blocks {
         let (start, tokens) = block(&segment, turn, form);
+        let side = if comptime!(form.ahead) { turn % 2 } else { 0usize.runtime() };
+        if comptime!(form.ahead) {
+            await_loads();
+        } else {
+            sync_cube();
+            load::<F, E, N>(b, &mut b_tile[0..b_size], &Span { batch, head, start, tokens, column: 0usize.runtime() }, b_room);
+            load::<F, E, N>(c, &mut c_tile[0..c_size], &Span { batch, head, start, tokens, column }, c_room);
+        }
+        let weights_at = side * comptime!(form.block);
+        fill_weights(&mut weights[weights_at..weights_at + comptime!(form.block)], &power, tokens, write, form);
         sync_cube();
-        load::<F, E, N>(b, &mut b_tile, &Span { batch, head, start, tokens, column: 0usize.runtime() }, b_room);
-        load::<F, E, N>(c, &mut c_tile, &Span { batch, head, start, tokens, column }, c_room);
-        fill_weights(&mut weights, &power, tokens, write, form);
-        sync_cube();
+        if comptime!(form.ahead) {
+            if turn + 1 < segment.blocks {
+                let (start, tokens) = block(&segment, turn + 1, form);
+                let (b_at, c_at) = ((1 - side) * b_size, (1 - side) * c_size);
+                start_load::<F, E, N>(
+                    b,
+                    &mut b_tile[b_at..b_at + b_size],
+                    &Span { batch, head, start, tokens, column: 0usize.runtime() },
+                    b_room,
+                );
+                start_load::<F, E, N>(c, &mut c_tile[c_at..c_at + c_size], &Span { batch, head, start, tokens, column }, c_room);
+            }
+        }
         if has_part(share, form.planes) {
             state.scale(power[tokens]);
-            advance::<E>(&mut state, &b_tile[row..], &c_tile[col..], &weights, b_room.stride, c_room.stride, form);
+            let (b_part, c_part) = (&b_tile[side * b_size + row..], &c_tile[side * c_size + col..]);
+            advance::<E>(&mut state, b_part, c_part, &weights[weights_at..], b_room.stride, c_room.stride, form);
         }
     }
     if has_part(share, form.planes) {
@@ -263,9 +297,12 @@ pub(crate) fn outputs<F: Float, E: Float, N: Size>(
     let of_state = comptime!(Share::new(form.inner, form.outer, form.planes));
     let of_scores = comptime!(Share::new(form.block, form.block, form.planes));
     let of_out = comptime!(Share::new(form.block, form.outer, form.planes));
-    let mut a_tile = Shared::<[E]>::new_aligned_slice(comptime!(widest.rows * widest.stride), 16usize);
-    let mut b_tile = Shared::<[E]>::new_aligned_slice(comptime!(inner_room.rows * inner_room.stride), 16usize);
-    let mut c_tile = Shared::<[E]>::new_aligned_slice(comptime!(outer_room.rows * outer_room.stride), 16usize);
+    let a_room = comptime!(Room { stride: widest.stride, ..inner_room });
+    let a_size = comptime!(widest.rows * widest.stride);
+    let (b_size, c_size) = comptime!((inner_room.rows * inner_room.stride, outer_room.rows * outer_room.stride));
+    let mut a_tile = Shared::<[E]>::new_aligned_slice(comptime!(form.buffers() * a_size), 16usize);
+    let mut b_tile = Shared::<[E]>::new_aligned_slice(comptime!(form.buffers() * b_size), 16usize);
+    let mut c_tile = Shared::<[E]>::new_aligned_slice(comptime!(form.buffers() * c_size), 16usize);
     let mut scores = Shared::<[E]>::new_aligned_slice(comptime!(form.block * scores_stride), 16usize);
     let mut state_tile = Shared::<[E]>::new_aligned_slice(comptime!(form.inner * outer_room.stride), 16usize);
     let mut power = Shared::<[f32]>::new_slice(comptime!(form.block + 1));
@@ -302,19 +339,44 @@ pub(crate) fn outputs<F: Float, E: Float, N: Size>(
         }
     }
 
+    if comptime!(form.ahead) {
+        let (start, tokens) = block(&segment, 0usize.runtime(), form);
+        let span = Span { batch, head, start, tokens, column: 0usize.runtime() };
+        start_load::<F, E, N>(a, &mut a_tile[0..a_size], &span, a_room);
+        start_load::<F, E, N>(b, &mut b_tile[0..b_size], &span, inner_room);
+        start_load::<F, E, N>(c, &mut c_tile[0..c_size], &Span { batch, head, start, tokens, column }, outer_room);
+    }
     for turn in 0..segment.blocks {
         let (start, tokens) = block(&segment, turn, form);
         let inner_span = Span { batch, head, start, tokens, column: 0usize.runtime() };
         let outer_span = Span { batch, head, start, tokens, column };
-        sync_cube();
-        load::<F, E, N>(a, &mut a_tile, &inner_span, comptime!(Room { stride: widest.stride, ..inner_room }));
-        load::<F, E, N>(b, &mut b_tile, &inner_span, inner_room);
-        load::<F, E, N>(c, &mut c_tile, &outer_span, outer_room);
+        let side = if comptime!(form.ahead) { turn % 2 } else { 0usize.runtime() };
+        let (a_at, b_at, c_at) = (side * a_size, side * b_size, side * c_size);
+        if comptime!(form.ahead) {
+            await_loads();
+        } else {
+            sync_cube();
+            load::<F, E, N>(a, &mut a_tile[0..a_size], &inner_span, a_room);
+            load::<F, E, N>(b, &mut b_tile[0..b_size], &inner_span, inner_room);
+            load::<F, E, N>(c, &mut c_tile[0..c_size], &outer_span, outer_room);
+        }
         fill_weights(&mut weights, &power, tokens, write, form);
         if has_part(of_state, form.planes) {
             store::<E>(&state, &mut state_tile[row * outer_room.stride + col..], outer_room.stride);
         }
         sync_cube();
+        if comptime!(form.ahead) {
+            // Nobody reads the other side any more.
+            if turn + 1 < segment.blocks {
+                let (start, tokens) = block(&segment, turn + 1, form);
+                let other = 1 - side;
+                let (a_at, b_at, c_at) = (other * a_size, other * b_size, other * c_size);
+                let span = Span { batch, head, start, tokens, column: 0usize.runtime() };
+                start_load::<F, E, N>(a, &mut a_tile[a_at..a_at + a_size], &span, a_room);
+                start_load::<F, E, N>(b, &mut b_tile[b_at..b_at + b_size], &span, inner_room);
+                start_load::<F, E, N>(c, &mut c_tile[c_at..c_at + c_size], &Span { batch, head, start, tokens, column }, outer_room);
+            }
+        }
 
         if has_part(of_scores, form.planes) {
             let (row, col) = corner(of_scores);
@@ -328,7 +390,7 @@ pub(crate) fn outputs<F: Float, E: Float, N: Size>(
                 weighted: false,
                 tensor_cores: form.tensor_cores,
             });
-            multiply::<E>(&mut part, &a_tile[row * widest.stride..], &b_tile[col * inner_room.stride..], &weights, lie);
+            multiply::<E>(&mut part, &a_tile[a_at + row * widest.stride..], &b_tile[b_at + col * inner_room.stride..], &weights, lie);
             fade(&mut part, &power, row, col, inside, form);
             store::<E>(&part, &mut scores[row * scores_stride + col..], scores_stride);
         }
@@ -344,12 +406,12 @@ pub(crate) fn outputs<F: Float, E: Float, N: Size>(
                 weighted: false,
                 tensor_cores: form.tensor_cores,
             });
-            multiply::<E>(&mut result, &a_tile[out_row * widest.stride..], &state_tile[out_col..], &weights, lie);
+            multiply::<E>(&mut result, &a_tile[a_at + out_row * widest.stride..], &state_tile[out_col..], &weights, lie);
             grow(&mut result, &power, out_row, tokens, read, form);
         }
         if has_part(of_state, form.planes) {
             state.scale(power[tokens]);
-            advance::<E>(&mut state, &b_tile[row..], &c_tile[col..], &weights, inner_room.stride, outer_room.stride, form);
+            advance::<E>(&mut state, &b_tile[b_at + row..], &c_tile[c_at + col..], &weights, inner_room.stride, outer_room.stride, form);
         }
         sync_cube();
         if has_part(of_out, form.planes) {
@@ -362,12 +424,12 @@ pub(crate) fn outputs<F: Float, E: Float, N: Size>(
                 weighted: false,
                 tensor_cores: form.tensor_cores,
             });
-            multiply::<E>(&mut result, &scores[out_row * scores_stride..], &c_tile[out_col..], &weights, lie);
+            multiply::<E>(&mut result, &scores[out_row * scores_stride..], &c_tile[c_at + out_col..], &weights, lie);
             // Nobody reads `a` any more.
-            store::<E>(&result, &mut a_tile[out_row * widest.stride + out_col..], widest.stride);
+            store::<E>(&result, &mut a_tile[a_at + out_row * widest.stride + out_col..], widest.stride);
         }
         sync_cube();
-        save::<E, F, N>(&a_tile, out, &outer_span, comptime!(Room { stride: widest.stride, ..outer_room }));
+        save::<E, F, N>(&a_tile[a_at..], out, &outer_span, comptime!(Room { stride: widest.stride, ..outer_room }));
     }
 }
 

@@ -23,10 +23,8 @@ pub(super) enum Direction {
 
 /// The widest inner axis that the registers of a cube hold a state of.
 const WIDEST: usize = 128;
-/// Planes of a cube that gathers a state.
+/// Planes of a cube.
 const PLANES: usize = 8;
-/// Planes of a cube that computes outputs, whose registers and shared memory leave room for no second.
-const OUTPUT_PLANES: usize = 16;
 
 /// How a head is cut.
 #[derive(Clone, Copy, Debug)]
@@ -48,11 +46,11 @@ impl Lanes {
         let cuts = blocks.iter().flat_map(|&block| [WIDEST, WIDEST / 2, WIDEST / 4].map(|outer| (block, outer)));
         let outer = outer.next_multiple_of(16);
         let lanes = |(block, widest): (usize, usize)| Self { block, inner, outer: outer.min(widest), tile, tensor_cores };
-        let fits = |lanes: &Self| lanes.form(Direction::Past, false, true).shared_bytes(tile.size()) <= room;
+        let fits = |lanes: &Self| lanes.form(Direction::Past, false).shared_bytes(tile.size()) <= room;
         (inner <= WIDEST).then(|| cuts.map(lanes).find(fits)).flatten()
     }
 
-    fn form(&self, direction: Direction, state_turned: bool, outputs: bool) -> Form {
+    fn form(&self, direction: Direction, state_turned: bool) -> Form {
         Form {
             block: self.block,
             inner: self.inner,
@@ -60,8 +58,18 @@ impl Lanes {
             future: direction == Direction::Future,
             state_turned,
             tensor_cores: self.tensor_cores,
-            planes: if outputs { OUTPUT_PLANES } else { PLANES },
+            ahead: false,
+            planes: PLANES,
         }
+    }
+}
+
+impl Lanes {
+    /// The form that copies the next block while it computes, if its rows can be copied so and there is room for both.
+    fn ahead(&self, form: Form, vector: usize, client: &Client) -> Form {
+        let ahead = Form { ahead: self.tensor_cores && vector * self.tile.size() == 16, ..form };
+        let room = client.properties().hardware.max_shared_memory_size;
+        if ahead.shared_bytes(self.tile.size()) <= room { ahead } else { form }
     }
 }
 
@@ -135,7 +143,8 @@ impl<'a> Sweep<'a> {
         let states = empty(b, [matrices, segments, inner, outer], DType::F32);
         let last = empty(b, [batch, h, inner, outer], DType::F32);
         let client = b.client.clone();
-        let form = self.lanes.form(self.direction, false, false);
+        let vector = vector_size(&[b, c], self.lanes.tile);
+        let form = self.lanes.ahead(self.lanes.form(self.direction, false), vector, &client);
         let address = address_type(&[b, c, &states]);
         let [_, _, write] = self.factors();
         let after = |tokens: usize| move |slope: f64| (-slope * tokens as f64).exp() as f32;
@@ -148,7 +157,7 @@ impl<'a> Sweep<'a> {
                 self.cubes(outer),
                 CubeDim::new_1d((PLANES * PLANE) as u32),
                 address,
-                vector_size(&[b, c], self.lanes.tile),
+                vector,
                 b.clone().into_tensor_arg(),
                 c.clone().into_tensor_arg(),
                 self.powers(b),
@@ -181,14 +190,16 @@ impl<'a> Sweep<'a> {
         let [batch, h, t, _] = self.dims;
         let out = empty_like(a, [batch, h, t, self.outer], a.dtype);
         let [inside, read, write] = self.factors();
+        let vector = vector_size(&[a, b, c, &out], self.lanes.tile);
+        let form = self.lanes.ahead(self.lanes.form(self.direction, turned), vector, &a.client);
         // SAFETY: segments and slices are checked against the shapes; `states` are those of as many segments.
         unsafe {
             kernels::outputs::launch_unchecked(
                 &a.client.clone(),
                 self.cubes(self.outer),
-                CubeDim::new_1d((OUTPUT_PLANES * PLANE) as u32),
+                CubeDim::new_1d((PLANES * PLANE) as u32),
                 address_type(&[a, b, c, states, &out]),
-                vector_size(&[a, b, c, &out], self.lanes.tile),
+                vector,
                 a.clone().into_tensor_arg(),
                 b.clone().into_tensor_arg(),
                 c.clone().into_tensor_arg(),
@@ -199,7 +210,7 @@ impl<'a> Sweep<'a> {
                 inside,
                 read,
                 write,
-                self.lanes.form(self.direction, turned, true),
+                form,
                 [element(a), tile_element(self.lanes.tile)],
             );
         }
