@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 pub mod blocks;
+mod card;
 mod error;
 pub mod flow_attention;
 pub mod kimi_delta;
@@ -22,6 +23,7 @@ pub mod registry;
 mod sequence_mixer;
 pub mod softmax_attention;
 
+pub use card::card_name;
 pub use error::{Error, Result};
 pub use mixer::{Mixer, MixerConfig, MixerState};
 pub use sequence_mixer::{LayerPlace, MixerMemory, SequenceMixer};

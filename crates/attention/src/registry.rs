@@ -66,7 +66,7 @@ pub const MECHANISMS: &[Entry] = &[
         direction: Direction::Causal,
         time: "T²(K+V)",
         state: "T(R+r)/H",
-        kernels: &["cpu"],
+        kernels: &["cpu", "cuda"],
         page: include_str!("latent_attention/README.md"),
     },
     Entry {
@@ -96,7 +96,7 @@ pub const MECHANISMS: &[Entry] = &[
         direction: Direction::Both,
         time: "T²(K+V)",
         state: "T(K+V)",
-        kernels: &["cpu"],
+        kernels: &["cpu", "cuda"],
         page: include_str!("softmax_attention/README.md"),
     },
 ];

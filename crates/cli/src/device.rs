@@ -60,6 +60,11 @@ impl fmt::Display for DeviceName {
 }
 
 impl DeviceName {
+    /// One of [`BACKENDS`].
+    pub(crate) fn backend(&self) -> &'static str {
+        self.backend
+    }
+
     /// The device, after it has computed something.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! The machine that numbers were measured on, and what it can do at best.
 
-use std::{hint::black_box, thread, time::Instant};
+use std::{fs, hint::black_box, thread, time::Instant};
 
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{DType, Device, Distribution, Tensor};
 use regard_train::report::Quantity;
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
@@ -42,7 +42,7 @@ impl Machine {
             threads: threads(),
             memory_bytes: system.map_or(0, |s| s.total_memory()),
             os: Some(os.into_iter().flatten().collect::<Vec<_>>().join(", ")).filter(|t| !t.is_empty()).unwrap_or_else(unknown),
-            device: format!("{:?}", device.clone().inner()).trim_start_matches("Device<").trim_end_matches('>').to_owned(),
+            device: name(device),
             regard: env!("CARGO_PKG_VERSION").into(),
             optimized: !cfg!(debug_assertions),
         }
@@ -63,6 +63,22 @@ impl Machine {
     }
 }
 
+/// As in a program's text, and a GPU with its name and driver.
+fn name(device: &Device) -> String {
+    let device = device.clone().inner();
+    let place = format!("{device:?}").trim_start_matches("Device<").trim_end_matches('>').to_owned();
+    let Some(card) = regard::card_name(&device) else { return place };
+    let driver = nvidia_driver().filter(|_| card.contains("NVIDIA")).map_or(String::new(), |driver| format!(", driver {driver}"));
+    format!("{place}, {card}{driver}")
+}
+
+/// The version of NVIDIA's driver, where Linux shows it.
+fn nvidia_driver() -> Option<String> {
+    let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    let version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.lines().next()?.split_whitespace().find(version).map(str::to_owned)
+}
+
 fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
@@ -74,23 +90,29 @@ pub struct Rates {
     pub copy_bytes_per_s: f64,
     /// Floating-point operations per second of a large f32 matrix product, a multiply-add counted as two.
     pub matmul_flops_per_s: f64,
+    /// The same in bf16, on a GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matmul_bf16_flops_per_s: Option<f64>,
 }
 
 impl Rates {
     /// Measures both on the device; takes about a second.
     pub fn measure(device: &Device) -> Self {
         let device = device.clone().inner();
+        let half = !is_cpu(&device) && device.supports_dtype(DType::BF16);
         Self {
             copy_bytes_per_s: if is_cpu(&device) { copy_on_cpu() } else { copy_on_device(&device) },
-            matmul_flops_per_s: matmul(&device),
+            matmul_flops_per_s: matmul(&device, DType::F32),
+            matmul_bf16_flops_per_s: half.then(|| matmul(&device, DType::BF16)),
         }
     }
 
     /// The same as names and values, for people.
     pub fn facts(&self) -> Vec<(&'static str, String)> {
+        let half = self.matmul_bf16_flops_per_s.map_or(String::new(), |rate| format!(", {:.0} GFLOP/s (bf16)", rate / 1e9));
         vec![
             ("Copy bandwidth", format!("{:.1} GB/s (read and write)", self.copy_bytes_per_s / 1e9)),
-            ("Matrix product", format!("{:.0} GFLOP/s (f32)", self.matmul_flops_per_s / 1e9)),
+            ("Matrix product", format!("{:.0} GFLOP/s (f32){half}", self.matmul_flops_per_s / 1e9)),
         ]
     }
 }
@@ -140,10 +162,10 @@ fn copy_on_device(device: &Device) -> f64 {
     2.0 * 4.0 * NUMBERS as f64 / seconds
 }
 
-fn matmul(device: &Device) -> f64 {
+fn matmul(device: &Device, dtype: DType) -> f64 {
     // Many short runs on the CPU: what else the machine does must leave one alone.
     let (n, runs) = if is_cpu(device) { (1024, 40) } else { (8192, 5) };
-    let draw = || Tensor::<2>::random([n, n], Distribution::Normal(0.0, 1.0), device);
+    let draw = || Tensor::<2>::random([n, n], Distribution::Normal(0.0, 1.0), device).cast(dtype);
     let (a, b) = (draw(), draw());
     let seconds = best_seconds(runs, || {
         let product = a.clone().matmul(b.clone());

@@ -12,7 +12,8 @@ mod tokenizer;
 
 pub use engine::{
     Budget, Dashboard, EvalConfig, EvalRecord, Evaluated, Evaluation, Event, Hooks, LogLines, MemoryMeter, Observer, OptimizerConfig,
-    Outcome, Record, Run, RunConfig, ScheduleKind, Split, Start, Status, StepCost, StepRecord, TrainConfig, Trainer, measure_step,
+    Outcome, Precision, Record, Run, RunConfig, ScheduleKind, Split, Start, Status, StepCost, StepRecord, TrainConfig, Trainer,
+    measure_step,
 };
 pub use error::{Error, Result};
 pub use generate::{Generated, Sampling, generate};

@@ -1,10 +1,10 @@
-use burn::tensor::{Int, Tensor, activation};
+use burn::tensor::{DType, Int, Tensor, activation};
 
 use super::{kernel, linear::linear};
 
 /// Mean cross entropy `−ln softmax(logits)[target]` in nats over the rows whose target is not `ignore`; 0 if there is none.
 ///
-/// On the CPU the softmax is never stored; the backward pass computes it again.
+/// Computed in f32 at least. On the CPU the softmax is never stored; the backward pass computes it again.
 ///
 /// # Shapes
 /// - `logits`: `[N, classes]`; `targets`: `[N]`, each below the number of classes or equal to `ignore`
@@ -14,6 +14,7 @@ use super::{kernel, linear::linear};
 /// If a target is outside the classes.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, ignore: Option<usize>) -> Tensor<1> {
     let ignore = ignore.map_or(-1, |i| i as i64);
+    let logits = if matches!(logits.dtype(), DType::F16 | DType::BF16) { logits.cast(DType::F32) } else { logits };
     let kept = targets.clone().not_equal_elem(ignore).float().cast(logits.dtype());
     let losses = if kernel::on_cpu(&logits.device(), logits.dtype()) {
         kernel::cross_entropy(logits, targets, ignore)

@@ -36,6 +36,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         return output.data(&regard_testkit::coverage_table(&rows));
     }
     let device = args.device.device.open()?;
+    let backend = args.device.device.backend();
     let machine = Machine::describe(&device);
     output.note(&format!("measuring {} for a moment", args.device.device));
     let rates = Rates::measure(&device);
@@ -45,7 +46,10 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
             "machine": machine,
             "rates": rates,
             "devices": devices.iter().map(|(name, built, found)| json!({ "backend": name, "built": built, "found": found })).collect::<Vec<_>>(),
-            "mechanisms": MECHANISMS.iter().map(|m| json!({ "id": m.id, "kernels": m.kernels })).collect::<Vec<_>>(),
+            "mechanisms": MECHANISMS
+                .iter()
+                .map(|m| json!({ "id": m.id, "kernels": m.kernels, "here": m.kernels.contains(&backend) }))
+                .collect::<Vec<_>>(),
         }));
     }
 
@@ -56,9 +60,10 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         let [built, found] = if built { ["yes".to_owned(), found.to_string()] } else { [format!("no: --features {name}"), "-".to_owned()] };
         table_of_devices.add_row([name.to_owned(), built, found]);
     }
-    let mut kernels = table(["MECHANISM", "FUSED KERNELS"]);
+    let mut kernels = table(["MECHANISM", "FUSED KERNELS", "ON THIS DEVICE"]);
     for m in MECHANISMS {
-        kernels.add_row([m.id.to_owned(), if m.kernels.is_empty() { "none: tensor operations".into() } else { m.kernels.join(", ") }]);
+        let fused = if m.kernels.is_empty() { "none".into() } else { m.kernels.join(", ") };
+        kernels.add_row([m.id, &fused, if m.kernels.contains(&backend) { "fused kernels" } else { "tensor operations" }]);
     }
     for table in [table_of_devices, kernels] {
         let _ = write!(text, "\n{}\n", render(table));

@@ -62,12 +62,33 @@ pub struct TrainConfig {
     /// Whether cheap activations are computed again in the backward pass instead of being kept.
     #[serde(default)]
     pub activation_checkpointing: bool,
+    /// Float type of the forward and backward passes; weights and the optimiser are f32 in any case.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
     /// Steps between two lines of `metrics.jsonl`.
     #[serde(default = "ten")]
     pub log_every: usize,
     /// Steps between two checkpoints; by default one at each evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<usize>,
+}
+
+/// See [`TrainConfig::precision`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// f32 throughout.
+    #[default]
+    F32,
+    /// Weights are rounded to bf16 for each pass, activations are bf16; sums, norms, states and the loss are f32. Evaluation is f32.
+    Bf16,
+}
+
+impl Precision {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
 }
 
 fn one() -> usize {
@@ -88,6 +109,7 @@ impl TrainConfig {
             seconds: None,
             grad_accumulation: one(),
             activation_checkpointing: false,
+            precision: Precision::F32,
             log_every: ten(),
             checkpoint_every: None,
         };

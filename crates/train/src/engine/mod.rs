@@ -20,7 +20,7 @@ mod schedule;
 mod step;
 mod trainer;
 
-pub use config::{Budget, EvalConfig, OptimizerConfig, RunConfig, ScheduleKind, TrainConfig};
+pub use config::{Budget, EvalConfig, OptimizerConfig, Precision, RunConfig, ScheduleKind, TrainConfig};
 pub use cost::{StepCost, measure_step};
 pub use dashboard::Dashboard;
 pub use evaluate::{Evaluated, Evaluation, Split};

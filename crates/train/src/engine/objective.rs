@@ -1,6 +1,6 @@
 use std::ops::AddAssign;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use regard::blocks::cross_entropy;
 use regard_models::Model;
 
@@ -8,18 +8,18 @@ use crate::tasks::{Examples, Samples, Targets};
 
 const FITS: &str = "the task and the model were checked against each other before the run";
 
-/// Mean loss of a batch: cross entropy in nats of tokens or classes, squared error of numbers.
+/// Mean loss of a batch, in f32: cross entropy in nats of tokens or classes, squared error of numbers. `dtype` is that of the weights.
 ///
 /// # Panics
 /// If the model is not one for the task: [`Task::fit`](crate::Task::fit) guarantees it.
-pub(super) fn loss(model: &Model, samples: &Samples, ignore: Option<usize>, device: &Device) -> Tensor<1> {
+pub(super) fn loss(model: &Model, samples: &Samples, ignore: Option<usize>, dtype: DType, device: &Device) -> Tensor<1> {
     match samples {
         Samples::Tokens(batch) => {
             let [ids, targets] = batch.tensors(device);
             model.decoder().expect(FITS).loss(ids, targets, ignore)
         }
         Samples::Examples(examples) => {
-            let answers = answers(model, examples, device);
+            let answers = answers(model, examples, dtype, device);
             match &examples.targets {
                 Targets::Classes(classes) => cross_entropy(rows(answers), class_tensor(classes, device), None),
                 Targets::Numbers { values, shape, asked } => {
@@ -80,7 +80,7 @@ pub(super) fn score(model: &Model, samples: &Samples, ignore: Option<usize>, dev
             Score { loss: number(loss) * count as f64, hits, absolute: None, count }
         }
         Samples::Examples(examples) => {
-            let answers = answers(model, examples, device);
+            let answers = answers(model, examples, DType::F32, device);
             match &examples.targets {
                 Targets::Classes(classes) => {
                     let (logits, targets) = (rows(answers), class_tensor(classes, device));
@@ -98,20 +98,24 @@ pub(super) fn score(model: &Model, samples: &Samples, ignore: Option<usize>, dev
     }
 }
 
-/// What a model answers to examples. `[B, rows, outputs]`
-fn answers(model: &Model, examples: &Examples, device: &Device) -> Tensor<3> {
-    match model {
+/// What a model with weights of that float type answers to examples, in f32. `[B, rows, outputs]`
+fn answers(model: &Model, examples: &Examples, dtype: DType, device: &Device) -> Tensor<3> {
+    let answers = match model {
         Model::Encoder(model) => {
             let padding = examples.padding(device);
             match examples.tokens(device) {
                 Some(ids) => model.forward_tokens(ids, padding),
-                None => model.forward_numbers(examples.numbers(device).expect(FITS), padding),
+                None => model.forward_numbers(numbers(examples, dtype, device), padding),
             }
         }
-        Model::FlowformerVision(model) => model.forward(examples.numbers(device).expect(FITS)).map(|logits| logits.unsqueeze_dim(1)),
+        Model::FlowformerVision(model) => model.forward(numbers(examples, dtype, device)).map(|logits| logits.unsqueeze_dim(1)),
         Model::Decoder(_) => panic!("{FITS}"),
-    }
-    .expect(FITS)
+    };
+    answers.expect(FITS).cast(DType::F32)
+}
+
+fn numbers<const D: usize>(examples: &Examples, dtype: DType, device: &Device) -> Tensor<D> {
+    examples.numbers::<D>(device).expect(FITS).cast(dtype)
 }
 
 /// `[B, 1, classes]` as `[B, classes]`.

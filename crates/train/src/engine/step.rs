@@ -1,14 +1,15 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::{
+    module::{Module, ModuleMapper, Param},
     optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer},
-    tensor::{Device, Tensor},
+    tensor::{DType, Device, Tensor},
 };
 use regard_models::Model;
 
 use super::{
     checkpoint::Checkpoint,
-    config::RunConfig,
+    config::{Precision, RunConfig},
     objective,
     optimizer::{adamw, clip},
 };
@@ -31,6 +32,7 @@ pub(super) struct Learner {
     pub(super) optimizer: ModuleOptimizer,
     order: Order,
     clip: f64,
+    precision: Precision,
     device: Device,
 }
 
@@ -67,6 +69,7 @@ impl Learner {
                 world: 1,
             },
             clip: config.optimizer.clip,
+            precision: config.train.precision,
             device,
         })
     }
@@ -96,7 +99,13 @@ impl Learner {
         let passes = self.order.accumulation;
         let pass = |pass| {
             let samples = task.batch(&self.order, step, pass);
-            let loss = objective::loss(&self.model, &samples, task.ignore(), &self.device) / passes as f64;
+            // The gradients of the rounded weights go on to those that were rounded.
+            let (rounded, dtype) = match self.precision {
+                Precision::F32 => (None, DType::F32),
+                Precision::Bf16 => (Some(self.model.clone().map(&mut Rounded(DType::BF16))), DType::BF16),
+            };
+            let model = rounded.as_ref().unwrap_or(&self.model);
+            let loss = objective::loss(model, &samples, task.ignore(), dtype, &self.device) / passes as f64;
             let mut grads = loss.backward();
             (GradientsParams::from_module(&mut grads, &self.model), loss.inner())
         };
@@ -111,5 +120,14 @@ impl Learner {
         });
         let loss = Tensor::cat(losses.collect(), 0).sum();
         (accumulator.grads(), loss)
+    }
+}
+
+/// Weights rounded to a float type, as a differentiable operation.
+struct Rounded(DType);
+
+impl ModuleMapper for Rounded {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        Param::initialized(param.id, param.val().cast(self.0))
     }
 }

@@ -17,6 +17,7 @@ use crate::{ControlConfig, Error, ListOpsConfig, LmConfig, RecallConfig, SeriesC
 
 mod examples;
 mod experts;
+mod precision;
 mod side_by_side;
 
 /// The CPU backend draws all random numbers of a process from one generator: tests that train or draw take turns.

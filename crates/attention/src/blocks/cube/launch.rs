@@ -46,8 +46,13 @@ pub(crate) fn has_matrix_units(client: &Client, element: ElemType) -> bool {
     features.matmul.mma.contains(&product) && features.matmul.ldmatrix.contains(&element) && features.copy_async
 }
 
-/// Whether planes have 32 units, as kernels that shuffle among the four units of a row assume.
-pub(crate) fn has_planes_of_32(client: &Client) -> bool {
-    let hardware = &client.properties().hardware;
-    hardware.plane_size_min == 32 && hardware.plane_size_max == 32
+/// Whether the device runs NVIDIA's PTX, with planes of 32 units.
+pub(crate) fn is_nvidia(client: &Client) -> bool {
+    client.properties().identity.fingerprint.starts_with("ptx_sm")
+}
+
+/// Whether four planes multiply tiles of shared memory together (`wgmma`): NVIDIA's compute capability 9.0 alone has it, and kernels must
+/// be compiled for just that.
+pub(crate) fn has_warpgroups(client: &Client) -> bool {
+    cfg!(feature = "cuda") && client.properties().identity.fingerprint == "ptx_sm90"
 }

@@ -5,5 +5,6 @@ pub(crate) mod row_tiles;
 pub(crate) mod tensors;
 pub(crate) mod tile_product;
 pub(crate) mod tiles;
+pub(crate) mod warpgroup;
 
-pub(crate) use launch::{address_type, element, empty, has_matrix_units, has_planes_of_32, rows};
+pub(crate) use launch::{address_type, element, empty, has_matrix_units, has_warpgroups, is_nvidia, rows};

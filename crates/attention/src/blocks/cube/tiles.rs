@@ -6,7 +6,7 @@
 
 use cubecl::{
     cmma::{MatrixIdent, MmaDefinition},
-    frontend::barrier::copy_async,
+    frontend::barrier::copy_async_checked,
     prelude::*,
 };
 
@@ -57,14 +57,15 @@ pub(crate) fn load_tile<E: Float, N: Size>(
             let row = at / width;
             let column = at % width;
             let place = row * comptime!(pitch(width)) + column;
-            if row < valid {
-                let source = start + row * stride + column;
-                if comptime!(products.matrix_units) {
-                    let length = E::size().comptime();
-                    copy_async(&from[source..source + 1], &mut to[place..place + 1], comptime!((16 / length) as u32));
-                } else {
-                    to[place] = from[source];
-                }
+            if comptime!(products.matrix_units) {
+                // A copy of nothing fills with zeros, without a branch.
+                let present = row < valid;
+                let source = start + select(present, row * stride + column, 0usize);
+                let end = source + select(present, 1usize, 0usize);
+                let length = E::size().comptime();
+                copy_async_checked(&from[source..end], &mut to[place..place + 1], comptime!((16 / length) as u32));
+            } else if row < valid {
+                to[place] = from[start + row * stride + column];
             } else {
                 to[place] = Vector::new(E::from_int(0));
             }

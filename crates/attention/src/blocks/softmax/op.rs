@@ -30,8 +30,9 @@ pub struct SoftmaxOptions {
 /// that are not hidden. A query that sees no key gives zeros, the log-sum-exp −∞ and gradients of zeros. Both outputs are differentiable.
 ///
 /// O(T·S·(K+V)) time; O(T + S) memory per head beside inputs and outputs, in training too: no T×S matrix is stored. On the CPU in f32 by
-/// fused kernels, whose results are the same bits in every run; f16 and bf16 are computed by them in f32. On other devices and in f64
-/// by tensor operations over blocks of queries, which compute the scores again in the backward pass.
+/// fused kernels, whose results are the same bits in every run; f16 and bf16 are computed by them in f32. On NVIDIA GPUs by fused kernels
+/// too, for widths up to 256, and for all gradients but that of `distance_bias`. In f64, and elsewhere, by tensor operations over blocks of
+/// queries, which compute the scores again in the backward pass.
 ///
 /// # Shapes
 /// - `q`: `[B, H, T, K]`; `k`: `[B, G, S, K]`; `v`: `[B, G, S, V]`, H a multiple of G

@@ -23,11 +23,15 @@ pub(super) struct Case {
 
 impl Case {
     fn draw(s: &mut Sampler, longest: usize, widest: usize) -> Self {
+        let (k, v) = (s.size(1, widest), s.size(1, widest));
+        Self::draw_widths(s, longest, k, v)
+    }
+
+    fn draw_widths(s: &mut Sampler, longest: usize, k: usize, v: usize) -> Self {
         let (b, g, repeat) = (s.size(1, 3), s.size(1, 3), s.pick(&[1, 1, 2, 3]));
         let h = g * repeat;
         let t = s.size(1, longest);
         let n = if s.flip() { t } else { s.size(1, longest) };
-        let (k, v) = (s.size(1, widest), s.size(1, widest));
         let causal = s.flip();
         let bias_dims = [s.pick(&[1, b]), s.pick(&[1, h]), s.pick(&[1, t]), n];
         let padding = s.flip().then(|| {
@@ -139,6 +143,7 @@ impl Case {
         let (want, want_lse) = self.results(&cpu(), DType::F64, |x, distances| self.definition(x, distances));
         let (got, got_lse) = self.results(device, dtype, |x, distances| self.operation(x, distances));
         assert_close("lse", &got_lse, &want_lse, tolerance);
+        let count = want.len();
         let largest = want.iter().skip(1).map(|x| x.clone().abs().max().into_scalar::<f64>()).fold(1e-3, f64::max);
         for (i, (name, (got, want))) in
             ["o", "dq", "dk", "dv", "d of a bias", "d of the other bias"].iter().zip(got.iter().zip(&want)).enumerate()
@@ -146,6 +151,9 @@ impl Case {
             // Gradients that cancel to nearly nothing are compared on the scale of the others.
             let scale = if i == 0 { 1.0 } else { largest };
             let error = (got.clone() - want.clone()).abs().max().into_scalar::<f64>() / scale;
+            // On GPUs the gradient of the distance bias takes Burn's products, which round f32 to the 11 bits of TF32.
+            let rounded = *device != cpu() && self.distances.is_some() && i + 1 == count;
+            let tolerance = if rounded { tolerance.max(3e-3) } else { tolerance };
             assert!(error <= tolerance, "{name}: error {error:.2e} on the scale {scale:.2e}, allowed {tolerance:.0e}");
         }
     }
@@ -172,22 +180,52 @@ fn half_precision_matches_the_definition_to_its_own_rounding() {
     sweep("softmax attention in bf16", 30, |s| Case::draw(s, 24, 8).check(DType::BF16, 6e-2));
 }
 
-/// On the GPU that `REGARD_TEST_DEVICE` names. The tolerances are for widths of 20 to 140 and up to 330 keys: f32 sums up to 330 products of
-/// rounding 6e-8 each, relative to the largest gradient; f16 and bf16 round inputs, weights and outputs to 2^-11 and 2^-8 of their size,
-/// and scores of up to some tens by as much before the exponential.
-#[test]
-fn kernels_for_gpus_match_the_definition_over_random_shapes() {
+/// On the GPU that `REGARD_TEST_DEVICE` names. Tests are many because each shape compiles its kernels: they can run side by side.
+fn check_gpus(name: &str, count: u64, [longest, widest]: [usize; 2], dtype: DType, tolerance: f64) {
     let gpus = &devices()[1..];
     if gpus.is_empty() {
         println!("skipped: set REGARD_TEST_DEVICE to a GPU that this build supports");
     }
     for gpu in gpus {
-        sweep("softmax attention on a GPU, small", 100, |s| Case::draw(s, 40, 20).check_on(gpu, DType::F32, 1e-5));
-        sweep("softmax attention on a GPU, large", 60, |s| Case::draw(s, 330, 140).check_on(gpu, DType::F32, 2e-5));
-        sweep("softmax attention on a GPU, f16, small", 60, |s| Case::draw(s, 40, 20).check_on(gpu, DType::F16, 2e-2));
-        sweep("softmax attention on a GPU, f16, large", 40, |s| Case::draw(s, 330, 140).check_on(gpu, DType::F16, 3e-2));
-        sweep("softmax attention on a GPU, bf16, small", 60, |s| Case::draw(s, 40, 20).check_on(gpu, DType::BF16, 1e-1));
-        sweep("softmax attention on a GPU, bf16, large", 40, |s| Case::draw(s, 330, 140).check_on(gpu, DType::BF16, 2e-1));
+        sweep(name, count, |s| Case::draw(s, longest, widest).check_on(gpu, dtype, tolerance));
+    }
+}
+
+/// f32 sums up to 330 products that round to 6e-8 each, on the scale of the largest gradient.
+#[test]
+fn kernels_for_gpus_match_the_definition_in_f32() {
+    check_gpus("softmax attention on a GPU", 80, [40, 20], DType::F32, 1e-5);
+}
+
+#[test]
+fn kernels_for_gpus_match_the_definition_in_f32_over_several_tiles() {
+    check_gpus("softmax attention on a GPU, large", 40, [330, 140], DType::F32, 2e-5);
+}
+
+/// f16 rounds inputs, weights and outputs to 2^-11 of their size, and scores of some tens by as much before the exponential.
+#[test]
+fn kernels_for_gpus_match_the_definition_in_f16() {
+    check_gpus("softmax attention on a GPU, f16", 40, [40, 20], DType::F16, 2e-2);
+    check_gpus("softmax attention on a GPU, f16, large", 20, [330, 140], DType::F16, 3e-2);
+}
+
+/// As f16, by 2^-8.
+#[test]
+fn kernels_for_gpus_match_the_definition_in_bf16() {
+    check_gpus("softmax attention on a GPU, bf16", 40, [40, 20], DType::BF16, 1e-1);
+    check_gpus("softmax attention on a GPU, bf16, large", 20, [330, 140], DType::BF16, 2e-1);
+}
+
+/// The widths that warpgroups take on Hopper; other devices compute them as any others.
+#[test]
+fn kernels_for_gpus_match_the_definition_at_widths_of_64_and_128() {
+    for gpu in &devices()[1..] {
+        for (dtype, tolerance) in [(DType::F16, 3e-2), (DType::BF16, 2e-1)] {
+            sweep("softmax attention on a GPU, widths of 64 and 128", 20, |s| {
+                let (key, value) = (s.pick(&[64, 128]), s.pick(&[64, 128]));
+                Case::draw_widths(s, 330, key, value).check_on(gpu, dtype, tolerance);
+            });
+        }
     }
 }
 

@@ -136,10 +136,19 @@ impl SoftmaxKernel for burn::backend::Cube {
     }
 
     fn softmax_backward(inputs: Inputs<Self>, options: Options, saved: Saved<Self>, wanted: [bool; 5]) -> Gradients<Self> {
-        match cube::Plan::new(&inputs, options) {
-            // The kernels do not sum the gradient of the bias by distance.
-            Some(plan) if !wanted[4] => cube::softmax_backward(&plan, inputs, options, saved, wanted),
-            _ => query_blocks::backward::<Self>(inputs, options, saved, wanted),
+        let Some(plan) = cube::Plan::new(&inputs, options) else {
+            return query_blocks::backward::<Self>(inputs, options, saved, wanted);
+        };
+        let mut gradients = Gradients { q: Maybe::None, k: Maybe::None, v: Maybe::None, bias: Maybe::None, distances: Maybe::None };
+        // The kernels do not sum the gradient of the bias by distance.
+        if wanted[4] {
+            let only = [false, false, false, false, true];
+            gradients.distances = query_blocks::backward::<Self>(inputs.clone(), options, saved.clone(), only).distances;
         }
+        if wanted[..4].contains(&true) {
+            let distances = gradients.distances;
+            gradients = Gradients { distances, ..cube::softmax_backward(&plan, inputs, options, saved, wanted) };
+        }
+        gradients
     }
 }

@@ -8,7 +8,7 @@ use cubecl::prelude::*;
 
 use crate::blocks::cube::tiles::{await_tiles, column_of, exponential, load_tile, multiply_rows, multiply_sums, row_of};
 
-use super::scores::{Form, Place, score, tiles_of_keys};
+use super::scores::{Form, Place, factor, score, tiles_of_keys};
 
 /// δ `[B, H, T]`; a plane for each row of outputs and their cotangents, which lie one after another.
 #[cube(launch_unchecked, address_type = "dynamic")]
@@ -58,7 +58,7 @@ pub(super) fn queries<E: Float, N: Size>(
     scale: f32,
     unit: f32,
     d_q: &mut Tensor<Vector<E, Const<2>>>,
-    factor: f32,
+    out_scale: f32,
     #[comptime] form: Form,
     #[define(E)] _dtype: ElemType,
 ) {
@@ -133,14 +133,15 @@ pub(super) fn queries<E: Float, N: Size>(
                 for i in 0..4usize {
                     let at = comptime!(4 * (m * n_tiles + n) + i);
                     let row = comptime!(2 * m + i / 2);
-                    gradients[at] = exponential(weights[at] - row_lse[row], products) * (gradients[at] - row_delta[row]);
+                    gradients[at] =
+                        exponential(fma(weights[at], factor(scale, form), -row_lse[row]), products) * (gradients[at] - row_delta[row]);
                 }
             }
         }
         multiply_sums::<E, N>(&gradients, &k_tile, &mut sums, &mut exchange, plane_row * columns, m_tiles, n_tiles, key_width, products);
         sync_cube();
     }
-    store_rows::<E>(&sums, d_q, line, start + plane_row, queries, factor, m_tiles, q_tiles);
+    store_rows::<E>(&sums, d_q, line, start + plane_row, queries, out_scale, m_tiles, q_tiles);
 }
 
 /// Gradients of keys and values, rows one after another; a cube for each block of keys, key/value head, sequence. The heads of a
@@ -160,7 +161,7 @@ pub(super) fn keys<E: Float, N: Size>(
     unit: f32,
     d_k: &mut Tensor<Vector<E, Const<2>>>,
     d_v: &mut Tensor<Vector<E, Const<2>>>,
-    factor: f32,
+    out_scale: f32,
     #[comptime] form: Form,
     #[define(E)] _dtype: ElemType,
 ) {
@@ -239,7 +240,7 @@ pub(super) fn keys<E: Float, N: Size>(
                     #[unroll]
                     for row in 0..comptime!(2 * m_tiles) {
                         let at = comptime!(4 * (row / 2 * n_tiles + n) + 2 * (row % 2) + j);
-                        weights[at] = exponential(weights[at] - column_lse, products);
+                        weights[at] = exponential(fma(weights[at], factor(scale, form), -column_lse), products);
                     }
                 }
             }
@@ -283,7 +284,7 @@ pub(super) fn keys<E: Float, N: Size>(
         }
     }
     let line = (batch * k.shape(1) + group) * keys;
-    store_rows::<E>(&k_sums, d_k, line, start + plane_row, keys, factor, m_tiles, k_tiles);
+    store_rows::<E>(&k_sums, d_k, line, start + plane_row, keys, out_scale, m_tiles, k_tiles);
     store_rows::<E>(&v_sums, d_v, line, start + plane_row, keys, 1.0f32, m_tiles, v_tiles);
 }
 
@@ -362,7 +363,7 @@ pub(super) fn bias<E: Float, N: Size>(
                     #[unroll]
                     for j in 0..2usize {
                         let at = comptime!(4 * (row / 2 * n_tiles + n) + 2 * (row % 2) + j);
-                        sums[at] += exponential(weights[at] - row_lse, products) * (gradients[at] - row_delta);
+                        sums[at] += exponential(fma(weights[at], factor(scale, form), -row_lse), products) * (gradients[at] - row_delta);
                     }
                 }
             }
@@ -419,13 +420,13 @@ pub(super) fn bias<E: Float, N: Size>(
 /// What the exponent of a weight is relative to: the log-sum-exp in the unit of the exponential. A row without keys, or past the end,
 /// gets one so high that its weights are 0.
 #[cube]
-fn reference(lse: &Tensor<f32>, line: usize, query: usize, queries: usize, unit: f32) -> f32 {
+pub(super) fn reference(lse: &Tensor<f32>, line: usize, query: usize, queries: usize, unit: f32) -> f32 {
     let value = lse[line + usize::min(query, queries - 1)];
     select(value == f32::new(f32::NEG_INFINITY) || query >= queries, f32::new(f32::INFINITY), value * unit)
 }
 
 #[cube]
-fn zeros(#[comptime] length: usize) -> Array<f32> {
+pub(super) fn zeros(#[comptime] length: usize) -> Array<f32> {
     let mut all = Array::<f32>::new(length);
     #[unroll]
     for i in 0..length {
@@ -436,7 +437,7 @@ fn zeros(#[comptime] length: usize) -> Array<f32> {
 
 /// Writes a plane's sums times `factor` to the rows from `start` on that are before `end`; `line` is row 0.
 #[cube]
-fn store_rows<E: Float>(
+pub(super) fn store_rows<E: Float>(
     sums: &Array<f32>,
     to: &mut Tensor<Vector<E, Const<2>>>,
     line: usize,

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use crate::blocks::cube::tiles::{await_tiles, column_of, exponential, load_tile, multiply_rows, multiply_sums, row_of};
 
-use super::scores::{Form, Place, score, tiles_of_keys};
+use super::scores::{Form, Place, factor, score, tiles_of_keys};
 
 /// Output `[B, H, T, V]` and log-sum-exp `[B, H, T]`; a cube for each block of queries, head, sequence.
 #[cube(launch_unchecked, address_type = "dynamic")]
@@ -97,10 +97,31 @@ pub(super) fn forward<E: Float, N: Size>(
         }
         let place = Place { batch, head, first_query: start + plane_row, first_key, queries, keys };
         score::<E>(&mut weights, bias, distances, padding, scale, unit, place, form, false);
-        weigh(&mut weights, &mut sums, &mut highest, &mut total, form, o_tiles);
+        let scales = weigh(&mut weights, &mut highest, &mut total, factor(scale, form), form);
+        rescale(&mut sums, &scales, m_tiles, o_tiles);
         multiply_sums::<E, N>(&weights, &v_tile, &mut sums, &mut exchange, plane_row * columns, m_tiles, n_tiles, value_width, products);
     }
 
+    let line = (batch * q.shape(1) + head) * queries;
+    store::<E>(&sums, &highest, &total, o, lse, line, start + plane_row, queries, factor(scale, form) / unit, m_tiles, o_tiles);
+}
+
+/// Divides the sums of a plane's rows by the sums of weights and writes them, with the log-sum-exps. `line` is row 0, `start` the plane's
+/// first; `natural` turns the unit of `highest` into that of natural exponents.
+#[cube]
+pub(super) fn store<E: Float>(
+    sums: &Array<f32>,
+    highest: &Array<f32>,
+    total: &Array<f32>,
+    o: &mut Tensor<Vector<E, Const<2>>>,
+    lse: &mut Tensor<f32>,
+    line: usize,
+    start: usize,
+    end: usize,
+    natural: f32,
+    #[comptime] m_tiles: usize,
+    #[comptime] o_tiles: usize,
+) {
     #[unroll]
     for m in 0..m_tiles {
         #[unroll]
@@ -109,38 +130,39 @@ pub(super) fn forward<E: Float, N: Size>(
             let mut all = total[row];
             all += plane_shuffle_xor(all, 1u32);
             all += plane_shuffle_xor(all, 2u32);
-            let factor = select(all > 0.0, 1.0 / all, 0.0f32);
-            let query = start + plane_row + comptime!(16 * m) + row_of(comptime!(2 * half));
-            if query < queries {
-                let line = (batch * q.shape(1) + head) * queries + query;
+            let share = select(all > 0.0, 1.0 / all, 0.0f32);
+            let query = start + comptime!(16 * m) + row_of(comptime!(2 * half));
+            if query < end {
+                let place = (line + query) * comptime!(8 * o_tiles);
                 #[unroll]
                 for n in 0..o_tiles {
                     let at = comptime!(4 * (m * o_tiles + n) + 2 * half);
                     let mut two = Vector::<E, Const<2>>::empty();
-                    two.insert(0usize, E::cast_from(sums[at] * factor));
-                    two.insert(1usize, E::cast_from(sums[comptime!(at + 1)] * factor));
-                    o[(line * comptime!(value_width * lanes) + comptime!(8 * n) + column_of(0usize)) / 2] = two;
+                    two.insert(0usize, E::cast_from(sums[at] * share));
+                    two.insert(1usize, E::cast_from(sums[comptime!(at + 1)] * share));
+                    o[(place + comptime!(8 * n) + column_of(0usize)) / 2] = two;
                 }
                 if UNIT_POS_PLANE % 4 == 0 {
                     // ln 0 is −∞: that of a query that sees no key.
-                    lse[line] = select(all > 0.0, highest[row] / unit + all.ln(), f32::new(f32::NEG_INFINITY));
+                    lse[line + query] = select(all > 0.0, highest[row] * natural + all.ln(), f32::new(f32::NEG_INFINITY));
                 }
             }
         }
     }
 }
 
-/// Scores become weights relative to the new maxima; what was summed relative to the old ones is scaled.
+/// Scores become weights relative to the new maxima. What was summed relative to the old ones is to be multiplied by the result, a number
+/// for each row of the unit.
 #[cube]
-fn weigh(
+pub(super) fn weigh(
     weights: &mut Array<f32>,
-    sums: &mut Array<f32>,
     highest: &mut Array<f32>,
     total: &mut Array<f32>,
+    factor: f32,
     #[comptime] form: Form,
-    #[comptime] o_tiles: usize,
-) {
+) -> Array<f32> {
     let products = comptime!(form.products);
+    let mut scales = Array::<f32>::new(comptime!(2 * form.m_tiles));
     #[unroll]
     for m in 0..form.m_tiles {
         #[unroll]
@@ -155,28 +177,37 @@ fn weigh(
             top = f32::max(top, plane_shuffle_xor(top, 1u32));
             top = f32::max(top, plane_shuffle_xor(top, 2u32));
             // A row whose keys are all hidden so far: finite, so that −∞ minus it is −∞.
-            let base = select(top == f32::new(f32::NEG_INFINITY), 0.0f32, top);
-            let scale = exponential(highest[row] - base, products);
+            let base = select(top == f32::new(f32::NEG_INFINITY), 0.0f32, top) * -factor;
+            let scale = exponential(fma(highest[row], factor, base), products);
             highest[row] = top;
+            scales[row] = scale;
             let mut sum = total[row] * scale;
             #[unroll]
             for n in 0..form.n_tiles {
                 #[unroll]
                 for j in 0..2usize {
                     let at = comptime!(4 * (m * form.n_tiles + n) + 2 * half + j);
-                    let weight = exponential(weights[at] - base, products);
+                    let weight = exponential(fma(weights[at], factor, base), products);
                     weights[at] = weight;
                     sum += weight;
                 }
             }
             total[row] = sum;
+        }
+    }
+    scales
+}
+
+/// Multiplies each row of the unit by its number.
+#[cube]
+pub(super) fn rescale(sums: &mut Array<f32>, scales: &Array<f32>, #[comptime] m_tiles: usize, #[comptime] o_tiles: usize) {
+    #[unroll]
+    for m in 0..m_tiles {
+        #[unroll]
+        for n in 0..o_tiles {
             #[unroll]
-            for n in 0..o_tiles {
-                #[unroll]
-                for j in 0..2usize {
-                    let at = comptime!(4 * (m * o_tiles + n) + 2 * half + j);
-                    sums[at] *= scale;
-                }
+            for i in 0..4usize {
+                sums[comptime!(4 * (m * o_tiles + n) + i)] *= scales[comptime!(2 * m + i / 2)];
             }
         }
     }

@@ -1,14 +1,21 @@
-//! Fused attention for GPUs, in CubeCL: on matrix units for f16 and bf16 where there are such, otherwise by multiply-adds in f32.
+//! Fused attention for GPUs, in CubeCL: on matrix units for f16 and bf16 where there are such, by warpgroups on NVIDIA's Hopper,
+//! otherwise by multiply-adds in f32.
 //! Results are the same bits in every run.
 
 mod backward;
+mod backward_hopper;
 mod forward;
+mod forward_hopper;
 mod plan;
 mod scores;
 
 use burn::{
-    backend::{Backend, Cube, TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor},
-    tensor::{DType, IntDType, Shape, Slice},
+    backend::{
+        Cube, TensorMetadata,
+        ops::{BoolTensorOps, FloatTensorOps},
+        tensor::FloatTensor,
+    },
+    tensor::{DType, FloatDType, IntDType, Shape, Slice},
 };
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -19,35 +26,59 @@ use crate::blocks::cube::{address_type, element, empty, rows, tiles::exponent_un
 pub(super) use plan::Plan;
 use scores::Form;
 
+/// Launches `kernel` over blocks × heads × sequences: inputs, what else it reads, scores' terms, what it writes, what it is compiled for.
+macro_rules! launch {
+    ($($kernel:ident)::+, $problem:ident, $form:expr, $cubes:expr, reads: [$($read:expr),*], writes: [$($write:expr),*], $($rest:expr),+) => {{
+        let form: Form = $form;
+        let [blocks, heads, sequences] = $cubes;
+        // SAFETY: kernels read and write within the shapes, whatever the values.
+        unsafe {
+            $($kernel)::+::launch_unchecked(
+                &$problem.q.client,
+                CubeCount::Static(blocks as u32, heads as u32, sequences as u32),
+                CubeDim::new_1d(form.units() as u32),
+                $problem.address_type(&[$($write),*]),
+                $problem.lanes,
+                tensor(&$problem.q),
+                tensor(&$problem.k),
+                tensor(&$problem.v),
+                $(tensor($read),)*
+                $problem.bias(),
+                $problem.distances(),
+                $problem.padding(),
+                $problem.scale(form),
+                exponent_unit(form.products),
+                $(tensor($write),)*
+                $($rest,)+
+                element(&$problem.q),
+            );
+        }
+    }};
+}
+
 /// The output and the log-sum-exp.
 pub(super) fn softmax_forward(plan: &Plan, inputs: Inputs<Cube>, options: Options) -> (FloatTensor<Cube>, FloatTensor<Cube>) {
-    let [b, h, t, _] = dims(&inputs.q);
-    let v_width = dims(&inputs.v)[3];
+    let ([b, h, t, k_width], [_, g, _, v_width]) = (dims(&inputs.q), dims(&inputs.v));
+    let dtype = inputs.q.dtype();
+    if t == 1 && h > g && matches!((&inputs.bias, &inputs.distances), (Maybe::None, Maybe::None)) {
+        // The heads of a group as queries of one head, so that their keys and values are read once. One query sees all keys, causal or not.
+        let inputs = Inputs { q: Cube::float_reshape(inputs.q.clone(), Shape::new([b, g, h / g, k_width])), ..inputs.clone() };
+        let options = Options { causal: false, ..options };
+        if let Some(plan) = Plan::new(&inputs, options) {
+            let (o, lse) = softmax_forward(&plan, inputs, options);
+            return (Cube::float_reshape(o, Shape::new([b, h, 1, v_width])), Cube::float_reshape(lse, Shape::new([b, h, 1])));
+        }
+    }
     let problem = Problem::new(inputs, options, plan);
-    let o = empty(&problem.q, [b, h, t, plan.value_width], problem.q.dtype());
+    let o = empty(&problem.q, [b, h, t, plan.value_width], dtype);
     let lse = empty(&problem.q, [b, h, t], DType::F32);
     let form = plan.forward;
-    // SAFETY: the kernel reads and writes within the shapes, whatever the values.
-    unsafe {
-        forward::forward::launch_unchecked(
-            &problem.q.client,
-            CubeCount::Static(t.div_ceil(form.rows()) as u32, h as u32, b as u32),
-            CubeDim::new_1d(form.units() as u32),
-            problem.address_type(&[&o]),
-            plan.lanes,
-            tensor(&problem.q),
-            tensor(&problem.k),
-            tensor(&problem.v),
-            problem.bias(),
-            problem.distances(),
-            problem.padding(),
-            problem.scale(form),
-            exponent_unit(form.products),
-            tensor(&o),
-            tensor(&lse),
-            form,
-            element(&problem.q),
-        );
+    let cubes = [t.div_ceil(form.rows()), h, b];
+    if plan.warpgroups {
+        let bf16 = dtype == DType::BF16;
+        launch!(forward_hopper::forward_hopper, problem, form, cubes, reads: [], writes: [&o, &lse], form, bf16);
+    } else {
+        launch!(forward::forward, problem, form, cubes, reads: [], writes: [&o, &lse], form);
     }
     (narrow(o, v_width), lse)
 }
@@ -60,44 +91,24 @@ pub(super) fn softmax_backward(
     saved: Saved<Cube>,
     wanted: [bool; 5],
 ) -> Gradients<Cube> {
-    let (q_shape, k_shape, v_shape) = (dims(&inputs.q), dims(&inputs.k), dims(&inputs.v));
-    let ([b, h, t, k_width], [_, g, s, v_width]) = (q_shape, v_shape);
+    let ([b, h, t, k_width], [_, g, s, v_width]) = (dims(&inputs.q), dims(&inputs.v));
     let dtype = inputs.q.dtype();
+    let bf16 = dtype == DType::BF16;
     let problem = Problem::new(inputs, options, plan);
     let d_o = saved.d_o.into_option().unwrap_or_else(|| Cube::float_zeros(saved.o.shape(), &saved.o.device(), float(dtype)));
     let d_o = readable(widen(d_o, plan.value_width), plan.lanes);
     let lse = rows(saved.lse);
     let delta = delta(rows(widen(saved.o, plan.value_width)), &d_o, saved.d_lse, plan);
-    let units = |form: Form| CubeDim::new_1d(form.units() as u32);
-    let client = &problem.q.client;
+    let scale = options.scale as f32;
     let mut gradients = Gradients { q: Maybe::None, k: Maybe::None, v: Maybe::None, bias: Maybe::None, distances: Maybe::None };
     if wanted[0] {
         let form = plan.queries;
         let d_q = empty(&problem.q, [b, h, t, plan.key_width], dtype);
-        // SAFETY: as in the forward pass.
-        unsafe {
-            backward::queries::launch_unchecked(
-                client,
-                CubeCount::Static(t.div_ceil(form.rows()) as u32, h as u32, b as u32),
-                units(form),
-                problem.address_type(&[&d_o]),
-                plan.lanes,
-                tensor(&problem.q),
-                tensor(&problem.k),
-                tensor(&problem.v),
-                tensor(&d_o),
-                tensor(&lse),
-                tensor(&delta),
-                problem.bias(),
-                problem.distances(),
-                problem.padding(),
-                problem.scale(form),
-                exponent_unit(form.products),
-                tensor(&d_q),
-                options.scale as f32,
-                form,
-                element(&problem.q),
-            );
+        let cubes = [t.div_ceil(form.rows()), h, b];
+        if plan.warpgroups {
+            launch!(backward_hopper::queries_hopper, problem, form, cubes, reads: [&d_o, &lse, &delta], writes: [&d_q], scale, form, bf16);
+        } else {
+            launch!(backward::queries, problem, form, cubes, reads: [&d_o, &lse, &delta], writes: [&d_q], scale, form);
         }
         gradients.q = Maybe::Some(narrow(d_q, k_width));
     }
@@ -105,33 +116,13 @@ pub(super) fn softmax_backward(
         let form = plan.keys;
         let d_k = empty(&problem.q, [b, g, s, plan.key_width], dtype);
         let d_v = empty(&problem.q, [b, g, s, plan.value_width], dtype);
-        // SAFETY: as in the forward pass.
-        unsafe {
-            backward::keys::launch_unchecked(
-                client,
-                CubeCount::Static(s.div_ceil(form.rows()) as u32, g as u32, b as u32),
-                units(form),
-                problem.address_type(&[&d_o]),
-                plan.lanes,
-                tensor(&problem.q),
-                tensor(&problem.k),
-                tensor(&problem.v),
-                tensor(&d_o),
-                tensor(&lse),
-                tensor(&delta),
-                problem.bias(),
-                problem.distances(),
-                problem.padding(),
-                problem.scale(form),
-                exponent_unit(form.products),
-                tensor(&d_k),
-                tensor(&d_v),
-                options.scale as f32,
-                form,
-                element(&problem.q),
-            );
+        let cubes = [s.div_ceil(form.rows()), g, b];
+        if plan.warpgroups {
+            launch!(backward_hopper::keys_hopper, problem, form, cubes, reads: [&d_o, &lse, &delta], writes: [&d_k, &d_v], scale, form, bf16);
+        } else {
+            launch!(backward::keys, problem, form, cubes, reads: [&d_o, &lse, &delta], writes: [&d_k, &d_v], scale, form);
         }
-        gradients.k = Maybe::Some(narrow(d_k, k_shape[3]));
+        gradients.k = Maybe::Some(narrow(d_k, k_width));
         gradients.v = Maybe::Some(narrow(d_v, v_width));
     }
     if wanted[3]
@@ -140,31 +131,8 @@ pub(super) fn softmax_backward(
         let form = plan.bias;
         let [d_b, d_h, d_t, _] = dims(bias);
         let d_bias = empty(&problem.q, [d_b, d_h, d_t, s], dtype);
-        let blocks = if d_t == 1 { 1 } else { t.div_ceil(form.rows()) };
-        // SAFETY: as in the forward pass.
-        unsafe {
-            backward::bias::launch_unchecked(
-                client,
-                CubeCount::Static(s.div_ceil(form.columns()) as u32, blocks as u32, (d_b * d_h) as u32),
-                units(form),
-                problem.address_type(&[&d_o, &d_bias]),
-                plan.lanes,
-                tensor(&problem.q),
-                tensor(&problem.k),
-                tensor(&problem.v),
-                tensor(&d_o),
-                tensor(&lse),
-                tensor(&delta),
-                problem.bias(),
-                problem.distances(),
-                problem.padding(),
-                problem.scale(form),
-                exponent_unit(form.products),
-                tensor(&d_bias),
-                form,
-                element(&problem.q),
-            );
-        }
+        let cubes = [s.div_ceil(form.columns()), if d_t == 1 { 1 } else { t.div_ceil(form.rows()) }, d_b * d_h];
+        launch!(backward::bias, problem, form, cubes, reads: [&d_o, &lse, &delta], writes: [&d_bias], form);
         gradients.bias = Maybe::Some(d_bias);
     }
     gradients
@@ -200,6 +168,7 @@ fn delta(o: CubeTensor, d_o: &CubeTensor, d_lse: Maybe<Cube>, plan: &Plan) -> Cu
 
 /// Inputs as the kernels read them.
 struct Problem {
+    lanes: usize,
     q: CubeTensor,
     k: CubeTensor,
     v: CubeTensor,
@@ -213,6 +182,7 @@ impl Problem {
     fn new(inputs: Inputs<Cube>, options: Options, plan: &Plan) -> Self {
         let Inputs { q, k, v, bias, distances, padding } = inputs;
         Self {
+            lanes: plan.lanes,
             q: readable(widen(q, plan.key_width), plan.lanes),
             k: readable(widen(k, plan.key_width), plan.lanes),
             v: readable(widen(v, plan.value_width), plan.lanes),
@@ -262,7 +232,7 @@ fn dims(x: &CubeTensor) -> [usize; 4] {
     x.shape().dims()
 }
 
-fn float(dtype: DType) -> burn::tensor::FloatDType {
+fn float(dtype: DType) -> FloatDType {
     dtype.into()
 }
 

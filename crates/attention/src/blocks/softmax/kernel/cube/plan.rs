@@ -9,7 +9,7 @@ use super::{
     super::{Inputs, Maybe, MaybeBool, Options},
     Form, dims,
 };
-use crate::blocks::cube::{element, has_matrix_units, has_planes_of_32, tiles::Products};
+use crate::blocks::cube::{element, has_matrix_units, has_warpgroups, is_nvidia, tiles::Products};
 
 /// Key and value widths up to which there are kernels.
 const WIDEST: usize = 256;
@@ -24,6 +24,8 @@ pub(in super::super) struct Plan {
     /// Widths in numbers, filled up with zeros.
     pub(super) key_width: usize,
     pub(super) value_width: usize,
+    /// Whether all but the gradient of the bias are computed by warpgroups.
+    pub(super) warpgroups: bool,
     pub(super) forward: Form,
     /// Backward: gradients of queries, of keys and values, of the bias.
     pub(super) queries: Form,
@@ -32,7 +34,8 @@ pub(in super::super) struct Plan {
 }
 
 impl Plan {
-    /// None for f64, rows of more than 256 numbers, devices whose planes are not of 32 units or whose shared memory is too small.
+    /// None for f64, rows of more than 256 numbers, shared memory that is too small, and devices other than NVIDIA's, on which the kernels
+    /// have not been tried.
     pub(in super::super) fn new(inputs: &Inputs<Cube>, options: Options) -> Option<Self> {
         let ([b, h, t, k_width], [_, _, s, v_width]) = (dims(&inputs.q), dims(&inputs.v));
         let client = &inputs.q.client;
@@ -42,18 +45,21 @@ impl Plan {
             _ => return None,
         };
         let launches = b.max(h).max(t.div_ceil(16)) <= CUBES && b * h <= CUBES && b * h * t * s > 0;
-        if !launches || k_width.max(v_width) > WIDEST || v_width == 0 || !has_planes_of_32(client) {
+        if !launches || k_width.max(v_width) > WIDEST || v_width == 0 || !is_nvidia(client) {
             return None;
         }
         let lanes = if half { 8 } else { 4 };
         let matrix_units = half && has_matrix_units(client, element(&inputs.q));
         let (key_width, value_width) = (k_width.next_multiple_of(16), v_width.next_multiple_of(16));
+        let whole = |width| width == 64 || width == 128;
+        let warpgroups = matrix_units && has_warpgroups(client) && whole(key_width) && whole(value_width) && t > 64;
         let form = |m_tiles, n_tiles| Form {
             products: Products { matrix_units },
             causal: options.causal,
             bias: matches!(inputs.bias, Maybe::Some(_)),
             distances: matches!(inputs.distances, Maybe::Some(_)),
             padding: matches!(inputs.padding, MaybeBool::Some(_)),
+            plain: options.scale > 0.0 && matches!((&inputs.bias, &inputs.distances), (Maybe::None, Maybe::None)),
             key_width: key_width / lanes,
             value_width: value_width / lanes,
             planes: 4,
@@ -64,15 +70,20 @@ impl Plan {
         // wide rows leave registers for one.
         let narrow = matrix_units && key_width.max(value_width) <= 128;
         let m_tiles = if narrow && t > 64 { 2 } else { 1 };
-        let plan = Self {
+        let mut plan = Self {
             lanes,
             key_width,
             value_width,
+            warpgroups,
             forward: form(m_tiles, if narrow { 8 } else { 4 }),
             queries: form(m_tiles, 4),
             keys: form(1, if narrow { 8 } else { 4 }),
             bias: form(1, 4),
         };
+        if warpgroups {
+            let pair = Form { planes: 8, ..form(1, 8) };
+            (plan.forward, plan.queries, plan.keys) = (pair, pair, pair);
+        }
         let room = client.properties().hardware.max_shared_memory_size;
         let fits = [plan.forward, plan.queries, plan.keys, plan.bias].iter().all(|form| form.shared_memory() <= room);
         fits.then_some(plan)
@@ -80,9 +91,10 @@ impl Plan {
 }
 
 impl Form {
-    /// Bytes of shared memory, at most: two tiles of rows, two of columns, numbers exchanged within planes.
+    /// Bytes of shared memory, at most: two tiles of rows, twice two of columns, numbers exchanged within planes.
     fn shared_memory(&self) -> usize {
-        let vectors = (self.rows() + self.columns()) * (self.key_width + self.value_width + 2);
+        let pairs = if self.products.matrix_units { 2 } else { 1 };
+        let vectors = (self.rows() + pairs * self.columns()) * (self.key_width + self.value_width + 2);
         let exchange = if self.products.matrix_units { 0 } else { self.rows() * self.columns() };
         16 * vectors + 4 * (exchange + (self.planes + 2) * self.columns())
     }

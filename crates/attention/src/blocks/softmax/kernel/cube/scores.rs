@@ -15,6 +15,8 @@ pub(super) struct Form {
     pub(super) distances: bool,
     /// Whether keys are hidden by `[B, S]`, not 0 = hidden.
     pub(super) padding: bool,
+    /// Whether scores are products times a positive number, by which only differences of products are multiplied then.
+    pub(super) plain: bool,
     /// Vectors in a row of queries and keys, values.
     pub(super) key_width: usize,
     pub(super) value_width: usize,
@@ -56,6 +58,7 @@ pub(super) struct Place {
 
 /// Turns a plane's products into scores, −∞ where a key is hidden. Rows are queries and columns keys, or the reverse if `transposed`.
 /// Factors are `scale` on products and `unit`, that of the exponential, on biases; the tensors that `form` does without are not read.
+/// Scores are still to be multiplied by [`factor`].
 #[cube]
 pub(super) fn score<E: Float>(
     products: &mut Array<f32>,
@@ -80,7 +83,9 @@ pub(super) fn score<E: Float>(
             #[unroll]
             for i in 0..4usize {
                 let at = comptime!(4 * (m * form.n_tiles + n) + i);
-                products[at] *= scale;
+                if comptime!(!form.plain) {
+                    products[at] *= scale;
+                }
                 if comptime!(form.bias || form.distances || form.padding) {
                     let row = comptime!(16 * m) + row_of(i);
                     let column = comptime!(8 * n) + column_of(i);
@@ -130,6 +135,12 @@ pub(super) fn score<E: Float>(
             }
         }
     }
+}
+
+/// What scores are multiplied by in exponents.
+#[cube]
+pub(super) fn factor(scale: f32, #[comptime] form: Form) -> f32 {
+    if comptime!(form.plain) { scale } else { 1.0f32.runtime() }
 }
 
 /// Tiles of keys that the queries before `end` see.
