@@ -10,7 +10,7 @@ use cubecl::{
     prelude::*,
 };
 
-use super::{has_matrix_units, has_planes_of_32, rows};
+use super::{has_matrix_units, rows, tile_product::PLANE};
 
 /// The four axes.
 pub(crate) fn dims(x: &CubeTensor) -> [usize; 4] {
@@ -62,7 +62,9 @@ pub(crate) fn vector_size(tensors: &[&CubeTensor], tile: DType) -> usize {
 /// The type of tiles in shared memory for tensors of `dtype`, and whether matrix units multiply them. Sums without a denominator
 /// overflow f16, so tiles of f16 tensors are f32.
 pub(crate) fn tile_type(client: &Client, dtype: DType) -> (DType, bool) {
-    let half = dtype == DType::BF16 && has_planes_of_32(client) && has_matrix_units(client, ElemType::Float(FloatKind::BF16));
+    let half = dtype == DType::BF16
+        && client.properties().hardware.plane_size_min == PLANE as u32
+        && has_matrix_units(client, ElemType::Float(FloatKind::BF16));
     if half { (DType::BF16, true) } else { (DType::F32, false) }
 }
 
