@@ -23,11 +23,17 @@ pub(super) struct Case {
 }
 
 impl Case {
-    pub(super) fn draw(s: &mut Sampler, longest: usize, widest: usize) -> Self {
+    fn draw(s: &mut Sampler, longest: usize, widest: usize) -> Self {
+        let widths = [s.size(1, widest), s.size(1, widest)];
+        Self::of_widths(s, longest, widths)
+    }
+
+    /// With K and V as given.
+    pub(super) fn of_widths(s: &mut Sampler, longest: usize, [d_k, d_v]: [usize; 2]) -> Self {
         let packed = s.size(0, 3) == 0;
         let (b, h) = (if packed { 1 } else { s.size(1, 2) }, s.size(1, 3));
         let w = h * s.pick(&[1, 1, 2, 3]);
-        let (t, d_k, d_v) = (s.size(1, longest), s.size(1, widest), s.size(1, widest));
+        let t = s.size(1, longest);
         let boundaries = packed.then(|| {
             let mut inner: Vec<usize> = (0..s.size(0, 3)).map(|_| s.size(0, t)).collect();
             inner.extend([0, t]);

@@ -19,9 +19,14 @@ pub(super) struct Case {
 }
 
 impl Case {
-    pub(super) fn draw(s: &mut Sampler, longest: usize, widest: usize) -> Self {
-        let h = s.size(1, 4);
-        let (t, d_k, d_v) = (s.size(1, longest), s.size(1, widest), s.size(1, widest));
+    fn draw(s: &mut Sampler, longest: usize, widest: usize) -> Self {
+        let widths = [s.size(1, widest), s.size(1, widest)];
+        Self::of_widths(s, longest, widths)
+    }
+
+    /// With K and V as given.
+    pub(super) fn of_widths(s: &mut Sampler, longest: usize, [d_k, d_v]: [usize; 2]) -> Self {
+        let (h, t) = (s.size(1, 4), s.size(1, longest));
         let bounds = (s.size(0, 2) == 0).then(|| {
             let mut bounds: Vec<usize> = (0..s.size(0, 4)).map(|_| s.size(0, t)).chain([0, t]).collect();
             bounds.sort_unstable();
