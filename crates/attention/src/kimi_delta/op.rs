@@ -40,7 +40,7 @@ impl Default for KimiDeltaOptions {
 /// O(T·(K·V + C·(K+V) + C²)) time. For the backward pass it keeps its inputs and the K×V states between the chunks.
 ///
 /// On the CPU in f32 and on a GPU for heads of up to 128 columns by fused kernels, whose results are the same bits in every run;
-/// elsewhere, in f64 and for packed sequences on a GPU by tensor operations. States, decays, sums and corrections are f32 for inputs of
+/// elsewhere and in f64 by tensor operations. States, decays, sums and corrections are f32 for inputs of
 /// 16 bits: in 16 bits the correction cancels to 0 once the state predicts v. Kernels multiply bf16 by bf16.
 ///
 /// # Shapes
@@ -73,7 +73,7 @@ pub fn kimi_delta(
     }
     let scale = options.scale.unwrap_or_else(|| 1.0 / (d_k as f64).sqrt());
     // Kernels that read 16 bits save a pass over everything.
-    let half = q.dtype() == dtype && k.dtype() == dtype && takes_half(&v, d_k, options.cu_seqlens.is_some());
+    let half = q.dtype() == dtype && k.dtype() == dtype && takes_half(&v, d_k);
     let inside = |x: Tensor<4>| x.cast(if half { dtype } else { wide }).into_dispatch();
     let inputs = Inputs {
         q: inside(q),

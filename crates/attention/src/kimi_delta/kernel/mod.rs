@@ -137,28 +137,28 @@ impl KimiDeltaKernel for Flex {
 #[cfg(feature = "cube")]
 impl KimiDeltaKernel for Cube {
     fn kimi_delta_forward(inputs: Inputs<Self>, options: Options, keep: bool) -> Output<Self> {
-        if on_kernels(&inputs, &options) { gpu::forward(inputs, &options, keep) } else { tensors::forward(inputs, &options, keep) }
+        if on_kernels(&inputs) { gpu::forward(inputs, &options, keep) } else { tensors::forward(inputs, &options, keep) }
     }
 
     fn kimi_delta_backward(inputs: Inputs<Self>, options: Options, saved: Saved<Self>) -> Gradients<Self> {
-        if on_kernels(&inputs, &options) { gpu::backward(inputs, &options, saved) } else { tensors::backward(inputs, &options, saved) }
+        if on_kernels(&inputs) { gpu::backward(inputs, &options, saved) } else { tensors::backward(inputs, &options, saved) }
     }
 }
 
 /// Whether the kernels for GPUs take this; the same for both passes.
 #[cfg(feature = "cube")]
-fn on_kernels(inputs: &Inputs<Cube>, options: &Options) -> bool {
+fn on_kernels(inputs: &Inputs<Cube>) -> bool {
     let width = |x: &FloatTensor<Cube>| x.shape()[3];
-    options.boundaries.is_none() && gpu::takes(&inputs.v.client, inputs.v.dtype(), width(&inputs.q), width(&inputs.v))
+    gpu::takes(&inputs.v.client, inputs.v.dtype(), width(&inputs.q), width(&inputs.v))
 }
 
 /// Whether queries, keys and values of 16 bits, with these widths, are taken as they are where `like` is; decays, β and states are f32.
-pub(super) fn takes_half(like: &Tensor<4>, d_k: usize, packed: bool) -> bool {
+pub(super) fn takes_half(like: &Tensor<4>, d_k: usize) -> bool {
     #[cfg(feature = "cube")]
     if let DispatchDevice::Cube(device) = like.device().inner().as_dispatch() {
         let dtype = like.dtype();
-        return !packed && matches!(dtype, DType::BF16 | DType::F16) && gpu::takes(&device.client(), dtype, d_k, like.dims()[3]);
+        return matches!(dtype, DType::BF16 | DType::F16) && gpu::takes(&device.client(), dtype, d_k, like.dims()[3]);
     }
-    let _ = (like, d_k, packed);
+    let _ = (like, d_k);
     false
 }

@@ -6,6 +6,7 @@ mod chunk;
 mod decays;
 mod form;
 mod forward;
+mod packed;
 mod problem;
 mod step;
 
@@ -24,11 +25,19 @@ use crate::blocks::cube::{
 pub(super) use problem::takes;
 use problem::{Problem, heads_first, tokens_first};
 
-/// The outputs; what is kept are the states before the chunks, `[B·W, chunks, K, V]`.
+/// The outputs; what is kept are the states before the chunks, `[B·W, chunks, K, V]`; of packed sequences, one after another.
 ///
 /// # Panics
 /// Where [`takes`] says no.
 pub(super) fn forward(inputs: Inputs<Cube>, options: &Options, keep: bool) -> Output<Cube> {
+    match &options.boundaries {
+        Some(boundaries) => packed::forward(&inputs, boundaries, options, keep),
+        None => sequences(inputs, options, keep),
+    }
+}
+
+/// Sequences of one length.
+fn sequences(inputs: Inputs<Cube>, options: &Options, keep: bool) -> Output<Cube> {
     let problem = Problem::new(inputs, options);
     if !keep && problem.tokens == 1 {
         return one_token(problem);
@@ -72,6 +81,14 @@ pub(super) fn forward(inputs: Inputs<Cube>, options: &Options, keep: bool) -> Ou
 /// # Panics
 /// Where [`takes`] says no.
 pub(super) fn backward(inputs: Inputs<Cube>, options: &Options, saved: Saved<Cube>) -> Gradients<Cube> {
+    match &options.boundaries {
+        Some(boundaries) => packed::backward(&inputs, boundaries, options, saved),
+        None => gradients(inputs, options, saved),
+    }
+}
+
+/// Of sequences of one length.
+fn gradients(inputs: Inputs<Cube>, options: &Options, saved: Saved<Cube>) -> Gradients<Cube> {
     let g_width = dims(&inputs.g)[3];
     let problem = Problem::new(inputs, options);
     let prepared = problem.prepare(true);

@@ -34,6 +34,11 @@ pub(in super::super) fn takes(client: &Client, dtype: DType, d_k: usize, d_v: us
         && client.properties().hardware.max_units_per_cube as usize >= CHUNK_PLANES * PLANE
 }
 
+/// Tokens per chunk.
+pub(super) fn chunk_size(client: &Client, dtype: DType) -> usize {
+    if tile_type(client, dtype).1 { 64 } else { 32 }
+}
+
 /// For `heads` in all batches.
 fn form(client: &Client, dtype: DType, widths: [usize; 2], heads: usize) -> Form {
     let (tile, tensor_cores) = tile_type(client, dtype);
@@ -41,7 +46,7 @@ fn form(client: &Client, dtype: DType, widths: [usize; 2], heads: usize) -> Form
     let processors = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(16) as usize;
     // Thin slices where heads are too few for all processors: each reads the keys again.
     let slice = if d_v.is_multiple_of(32) && heads.saturating_mul(d_v / 32) >= processors { 32 } else { 16 };
-    Form { chunk: if tensor_cores { 64 } else { 32 }, d_k, d_v, slice, element: tile.size(), tensor_cores, planes: PLANES }
+    Form { chunk: chunk_size(client, dtype), d_k, d_v, slice, element: tile.size(), tensor_cores, planes: PLANES }
 }
 
 /// `[B, T, H, n]` as `[B, H, T, n]`, in place.
@@ -91,7 +96,7 @@ pub(super) struct Prepared {
 
 impl Problem {
     pub(super) fn new(inputs: Inputs<Cube>, options: &Options) -> Self {
-        assert!(options.boundaries.is_none(), "packed sequences do not come here");
+        assert!(options.boundaries.is_none(), "packed sequences come one by one");
         let Inputs { q, k, v, g, beta, state } = inputs;
         let [b, t, w] = beta.shape().dims();
         let beta = Cube::float_reshape(beta, Shape::from([b, t, w, 1]));
