@@ -18,7 +18,7 @@ mod mlp;
 mod moe;
 mod norm;
 mod packed;
-mod raw;
+pub(crate) mod raw;
 mod rotary;
 mod scan;
 mod second_output;
