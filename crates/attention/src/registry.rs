@@ -56,7 +56,7 @@ pub const MECHANISMS: &[Entry] = &[
         direction: Direction::Causal,
         time: "T(KV + C(K+V) + C²)",
         state: "KV",
-        kernels: &["cpu"],
+        kernels: &["cpu", "cuda"],
         page: include_str!("kimi_delta/README.md"),
     },
     Entry {
@@ -76,7 +76,7 @@ pub const MECHANISMS: &[Entry] = &[
         direction: Direction::Causal,
         time: "T(C(K+V)+KV)",
         state: "KV",
-        kernels: &["cpu"],
+        kernels: &["cpu", "cuda"],
         page: include_str!("lightning_attention/README.md"),
     },
     Entry {

@@ -1,4 +1,4 @@
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 /// The CPU device of the default build.
 pub fn cpu() -> Device {
@@ -25,4 +25,20 @@ pub fn devices() -> Vec<Device> {
         Some(other) => panic!("REGARD_TEST_DEVICE = {other}: this build has no such device (features: cuda, vulkan, metal, rocm)"),
     }
     devices
+}
+
+/// The device besides the CPU that tests run on; without one, says that the test is skipped.
+#[allow(clippy::print_stdout)]
+pub fn gpu() -> Option<Device> {
+    let device = devices().into_iter().nth(1);
+    if device.is_none() {
+        println!("skipped: REGARD_TEST_DEVICE names no GPU");
+    }
+    device
+}
+
+/// Leaves NaN in free memory of a device: what a kernel does not write, or reads before it does, shows.
+pub fn poison(device: &Device) {
+    let sizes = (4..22).map(|power| Tensor::<1>::full([1 << power], f32::NAN, device));
+    drop(sizes.collect::<Vec<_>>());
 }

@@ -7,13 +7,15 @@ mod devices;
 mod golden;
 mod gradcheck;
 mod sweep;
+mod table;
 mod three_way;
 
 pub use coverage::{Coverage, Status, coverage, coverage_table};
-pub use devices::{cpu, devices};
+pub use devices::{cpu, devices, gpu, poison};
 pub use golden::{Case, golden_root, run};
 pub use gradcheck::gradcheck;
 pub use sweep::{Draw, Sampler, sweep};
+pub use table::Errors;
 pub use three_way::three_way;
 
 use burn::tensor::{Tensor, TensorData};

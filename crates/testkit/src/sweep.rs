@@ -59,6 +59,11 @@ impl<const D: usize> Draw<D> {
         Tensor::from_data(TensorData::new(self.values.clone(), self.shape), (device, DType::F32))
     }
 
+    /// The axes.
+    pub fn shape(&self) -> [usize; D] {
+        self.shape
+    }
+
     /// The numbers as an f64 tensor.
     pub fn f64(&self, device: &Device) -> Tensor<D> {
         let values: Vec<f64> = self.values.iter().map(|&x| f64::from(x)).collect();

@@ -47,6 +47,12 @@ impl<B: Backend> Raw<B> {
         Self(B::float_slice(self.0.clone(), &ranges))
     }
 
+    /// As many zeros.
+    #[cfg(feature = "cube")]
+    pub(crate) fn zeros(self) -> Self {
+        Self(B::float_zeros(self.0.shape(), &self.0.device(), self.0.dtype().into()))
+    }
+
     pub(crate) fn cat(parts: Vec<Self>, axis: usize) -> Self {
         Self(B::float_cat(parts.into_iter().map(|p| p.0).collect(), axis))
     }

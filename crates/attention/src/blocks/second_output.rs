@@ -13,7 +13,7 @@ use burn::{
         },
         tensor::FloatTensor,
     },
-    tensor::Shape,
+    tensor::{DType, Shape},
 };
 
 /// Where the node of the second output leaves its cotangent for the node of the first.
@@ -32,7 +32,7 @@ impl<B: Backend> SecondOutput<B> {
         second: FloatTensor<B>,
     ) -> FloatTensor<Autodiff<B, C>> {
         match Second.prepare::<C>([first.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(self, second),
+            OpsKind::Tracked(prep) => prep.finish((self, first.dtype()), second),
             OpsKind::UnTracked(prep) => prep.finish(second),
         }
     }
@@ -50,13 +50,15 @@ impl<B: Backend> SecondOutput<B> {
 struct Second;
 
 impl<B: Backend> Backward<B, 1> for Second {
-    type State = SecondOutput<B>;
+    /// With the type of the first output: cotangents of one tensor have one type.
+    type State = (SecondOutput<B>, DType);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let cotangent = grads.consume::<B>(&ops.node);
         let [Some(first)] = ops.parents else { return };
-        let zero = B::float_zeros(Shape::new([1, 1, 1, 1]), &cotangent.device(), cotangent.dtype().into());
-        if let Ok(mut slot) = ops.state.0.lock() {
+        let (second, dtype) = ops.state;
+        let zero = B::float_zeros(Shape::new([1, 1, 1, 1]), &cotangent.device(), dtype.into());
+        if let Ok(mut slot) = second.0.lock() {
             *slot = Some(cotangent);
         }
         grads.register::<B>(first.id, zero);

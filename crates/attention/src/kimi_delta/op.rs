@@ -3,7 +3,7 @@ use burn::{
     tensor::{DType, Tensor},
 };
 
-use super::kernel::{Inputs, KimiDeltaKernel, Options};
+use super::kernel::{Inputs, KimiDeltaKernel, Options, takes_half};
 use crate::{Error, Result, blocks::check_cu_seqlens};
 
 const OP: &str = "kimi_delta";
@@ -39,8 +39,9 @@ impl Default for KimiDeltaOptions {
 /// `S' = Diag(exp(g_t)) S_{t-1}`, `S_t = S' + β_t k_t (v_t − S'ᵀ k_t)ᵀ`, `o_t = S_tᵀ (scale · q_t)`, by chunks of C tokens:
 /// O(T·(K·V + C·(K+V) + C²)) time. For the backward pass it keeps its inputs and the K×V states between the chunks.
 ///
-/// On the CPU in f32 by fused kernels, whose results are the same bits in every run; elsewhere and in f64 by tensor operations.
-/// States and everything inside are f32 for inputs of 16 bits: in 16 bits the correction cancels to 0 once the state predicts v.
+/// On the CPU in f32 and on a GPU for heads of up to 128 columns by fused kernels, whose results are the same bits in every run;
+/// elsewhere and in f64 by tensor operations. States, decays, sums and corrections are f32 for inputs of
+/// 16 bits: in 16 bits the correction cancels to 0 once the state predicts v. Kernels multiply bf16 by bf16.
 ///
 /// # Shapes
 /// - `q`, `k`: `[B, T, H, K]`; `v`: `[B, T, W, V]`, W a multiple of H: value head w reads query/key head `w / (W/H)`
@@ -71,12 +72,14 @@ pub fn kimi_delta(
         return Ok((v.zeros_like(), state));
     }
     let scale = options.scale.unwrap_or_else(|| 1.0 / (d_k as f64).sqrt());
-    let wide = |x: Tensor<4>| x.cast(wide).into_dispatch();
+    // Kernels that read 16 bits save a pass over everything.
+    let half = q.dtype() == dtype && k.dtype() == dtype && takes_half(&v, d_k);
+    let inside = |x: Tensor<4>| x.cast(if half { dtype } else { wide }).into_dispatch();
     let inputs = Inputs {
-        q: wide(q),
-        k: wide(k),
-        v: wide(v),
-        g: wide(g),
+        q: inside(q),
+        k: inside(k),
+        v: inside(v),
+        g: g.cast(wide).into_dispatch(),
         beta: beta.cast(state.dtype()).into_dispatch(),
         state: state.into_dispatch(),
     };

@@ -3,7 +3,7 @@ use burn::tensor::{DType, Tensor};
 use super::{parallel::parallel_scan, reference};
 use crate::{
     Error, Result,
-    blocks::{Terms, cuts_sequences, decayed_product},
+    blocks::{Terms, cuts_sequences, decayed_product, takes_half},
 };
 
 const OP: &str = "lightning_attention";
@@ -50,7 +50,8 @@ impl Default for LightningOpts {
 /// `S_t = λ S_{t-1} + k_tᵀ v_t`, `o_t = q_t S_t`, that is `o_t = Σ_{s≤t} λ^(t-s) (q_t · k_s) v_s` from a state of zeros.
 ///
 /// No softmax, no denominator, no feature map: activations before and a norm after it belong to the layer. Without decay (slope 0)
-/// outputs grow with T, and so do their rounding errors. Results of f16 and bf16 inputs are computed in f32.
+/// outputs grow with T, and so do their rounding errors. Inputs of 16 bits are multiplied as they are on a GPU
+/// and in f32 elsewhere; sums and states are f32 for both.
 ///
 /// The slopes are plain numbers: they are constants of a model and have no gradient (the authors report NaN when they are learned).
 /// Everything else has one, `initial_state` included; the final state carries gradients, so that a sequence can be trained in pieces.
@@ -78,7 +79,10 @@ pub fn lightning_attention(
         Some(state) => state.cast(wide),
         None => Tensor::zeros([sequences, h, d_k, d_v], (&q.device(), wide)),
     };
-    let [q, k, v] = [q, k, v].map(|x| x.cast(wide));
+    // Kernels that read 16 bits save a pass over everything.
+    let tiled = options.variant == Variant::Tiled && options.cu_seqlens.is_none();
+    let inside = if tiled && ![b, h, t, d_k, d_v].contains(&0) && takes_half(&q, d_v) { dtype } else { wide };
+    let [q, k, v] = [q, k, v].map(|x| x.cast(inside));
     if options.variant == Variant::Tiled && ![b, h, t, d_k, d_v].contains(&0) && (options.cu_seqlens.is_none() || cuts_sequences(&q)) {
         let terms = Terms { slopes: Some(slopes), scale: options.scale, block: options.block, bounds: options.cu_seqlens.as_deref() };
         let (o, state) = decayed_product([q, k, v], Some(state), terms);

@@ -284,7 +284,9 @@ impl RunConfig {
             _ if self.train.precision == Precision::F32 => return Ok(()),
             ModelConfig::Decoder(model) => (&model.mixers, model.moe.is_some()),
             ModelConfig::Encoder(model) => (&model.mixers, false),
-            ModelConfig::FlowformerVision(_) => return Err(Error::value("train.precision", "f32 for this model", "bf16")),
+            ModelConfig::FlowformerVision(_) | ModelConfig::FlowformerSeries(_) => {
+                return Err(Error::value("train.precision", "f32 for this model", "bf16"));
+            }
         };
         if experts {
             return Err(Error::value("train.precision", "f32 for a mixture of experts", "bf16"));

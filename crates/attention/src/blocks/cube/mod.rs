@@ -1,6 +1,9 @@
 //! What kernels in CubeCL share: launching on tensors of Burn's Cube backend, tiles in shared memory, products of tiles.
 
 mod launch;
+pub(crate) mod row_tiles;
+pub(crate) mod tensors;
+pub(crate) mod tile_product;
 pub(crate) mod tiles;
 pub(crate) mod warpgroup;
 

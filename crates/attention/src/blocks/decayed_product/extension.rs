@@ -1,10 +1,12 @@
-#[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
-use burn::backend::Cube;
+#[cfg(feature = "cube")]
+use burn::backend::{Cube, TensorMetadata};
 use burn::{
     backend::{Backend, ExtensionType, Flex, backend_extension, tensor::FloatTensor},
     tensor::DType,
 };
 
+#[cfg(feature = "cube")]
+use super::cube;
 use super::{Plan, cpu, passes};
 use crate::blocks::{Maybe, raw::Raw};
 
@@ -50,10 +52,11 @@ pub(crate) struct InputGradients<B: Backend> {
 }
 
 /// The two passes of [`decayed_product`](super::decayed_product()) as operations of a backend. Both have a body in tensor operations
-/// that runs on any backend; Flex replaces it for f32 by fused kernels, which alone know packed sequences. `Autodiff` joins the two.
+/// that runs on any backend; Flex replaces it for f32 by fused kernels, which alone know packed sequences, and Cube for heads of up to
+/// 128 columns. `Autodiff` joins the two.
 #[backend_extension(
     Flex,
-    Cube: cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm")),
+    Cube: cfg(feature = "cube"),
     Autodiff
 )]
 pub(crate) trait DecayedProduct: Backend {
@@ -93,5 +96,21 @@ impl DecayedProduct for Flex {
     }
 }
 
-#[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
-impl DecayedProduct for Cube {}
+#[cfg(feature = "cube")]
+impl DecayedProduct for Cube {
+    fn decayed_product(inputs: Inputs<Self>, plan: Plan) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if cube::takes(&inputs.q.client, inputs.q.dtype(), cube::width(&inputs.q), cube::width(&inputs.v)) {
+            return cube::forward(inputs, &plan);
+        }
+        let Inputs { q, k, v, state } = inputs;
+        let (o, state) = passes::forward::<Self>([Raw(q), Raw(k), Raw(v)], Raw(state), &plan);
+        (o.0, state.0)
+    }
+
+    fn decayed_product_backward(inputs: Inputs<Self>, plan: Plan, cotangents: Cotangents<Self>, wanted: [bool; 4]) -> InputGradients<Self> {
+        if cube::takes(&inputs.q.client, inputs.q.dtype(), cube::width(&inputs.q), cube::width(&inputs.v)) {
+            return cube::backward(inputs, cotangents, &plan, wanted);
+        }
+        passes::backward::<Self>(inputs, cotangents, &plan, wanted)
+    }
+}

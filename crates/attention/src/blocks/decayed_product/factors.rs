@@ -29,6 +29,12 @@ pub(super) struct Span {
 }
 
 impl Plan {
+    /// −ln λ of each of `h` heads.
+    #[cfg(feature = "cube")]
+    pub(super) fn heads(&self, h: usize) -> impl Iterator<Item = f64> {
+        (0..h).map(|head| self.slopes.as_ref().map_or(0.0, |slopes| slopes[head]))
+    }
+
     /// Cuts `t` tokens: groups of equal size, what whole blocks are left, then the last block if it is short.
     fn spans(&self, t: usize) -> Vec<Span> {
         let mut spans = Vec::new();

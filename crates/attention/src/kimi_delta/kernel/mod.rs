@@ -2,11 +2,15 @@
 
 mod autodiff;
 mod cpu;
+#[cfg(feature = "cube")]
+mod gpu;
 mod tensors;
 
+#[cfg(feature = "cube")]
+use burn::backend::{Cube, DispatchDevice, TensorMetadata};
 use burn::{
     backend::{Backend, ExtensionType, Flex, backend_extension, tensor::FloatTensor},
-    tensor::DType,
+    tensor::{DType, Tensor},
 };
 
 use crate::blocks::Maybe;
@@ -99,9 +103,9 @@ pub(crate) struct Gradients<B: Backend> {
     pub(crate) state: FloatTensor<B>,
 }
 
-/// The chunkwise algorithm forward and backward. Flex computes f32 by fused kernels; all else is tensor operations, which run on any
-/// device in any float type. `Autodiff` joins the two passes into one node.
-#[backend_extension(Flex, Cube: cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm")), Autodiff)]
+/// The chunkwise algorithm forward and backward. Flex computes f32 by fused kernels, and Cube heads of up to 128 columns, in 16 bits
+/// too; all else is tensor operations, which run on any device in any float type. `Autodiff` joins the two passes into one node.
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub(crate) trait KimiDeltaKernel: Backend {
     /// The outputs. Unless `keep`, nothing is kept for a backward pass.
     fn kimi_delta_forward(#[extension_type] inputs: Inputs<Self>, options: Options, keep: bool) -> Output<Self>;
@@ -130,13 +134,31 @@ impl KimiDeltaKernel for Flex {
     }
 }
 
-#[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
-impl KimiDeltaKernel for burn::backend::Cube {
+#[cfg(feature = "cube")]
+impl KimiDeltaKernel for Cube {
     fn kimi_delta_forward(inputs: Inputs<Self>, options: Options, keep: bool) -> Output<Self> {
-        tensors::forward(inputs, &options, keep)
+        if on_kernels(&inputs) { gpu::forward(inputs, &options, keep) } else { tensors::forward(inputs, &options, keep) }
     }
 
     fn kimi_delta_backward(inputs: Inputs<Self>, options: Options, saved: Saved<Self>) -> Gradients<Self> {
-        tensors::backward(inputs, &options, saved)
+        if on_kernels(&inputs) { gpu::backward(inputs, &options, saved) } else { tensors::backward(inputs, &options, saved) }
     }
+}
+
+/// Whether the kernels for GPUs take this; the same for both passes.
+#[cfg(feature = "cube")]
+fn on_kernels(inputs: &Inputs<Cube>) -> bool {
+    let width = |x: &FloatTensor<Cube>| x.shape()[3];
+    gpu::takes(&inputs.v.client, inputs.v.dtype(), width(&inputs.q), width(&inputs.v))
+}
+
+/// Whether queries, keys and values of 16 bits, with these widths, are taken as they are where `like` is; decays, β and states are f32.
+pub(super) fn takes_half(like: &Tensor<4>, d_k: usize) -> bool {
+    #[cfg(feature = "cube")]
+    if let DispatchDevice::Cube(device) = like.device().inner().as_dispatch() {
+        let dtype = like.dtype();
+        return matches!(dtype, DType::BF16 | DType::F16) && gpu::takes(&device.client(), dtype, d_k, like.dims()[3]);
+    }
+    let _ = (like, d_k);
+    false
 }

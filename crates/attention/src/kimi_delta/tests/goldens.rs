@@ -1,8 +1,9 @@
-use burn::tensor::{Bool, Tensor};
+use burn::tensor::{Bool, DType, Tensor};
 use regard_testkit::{Case, run};
 
 use crate::{
     LayerPlace, SequenceMixer,
+    blocks::kernel::on_cpu,
     kimi_delta::{DecayGate, KimiDeltaConfig, KimiDeltaOptions, kimi_delta, log_decay, reference},
 };
 
@@ -20,6 +21,10 @@ fn golden_op(case: &Case) {
     let sequences = lengths.as_ref().map_or(case.size("batch"), Vec::len);
     let scale = case.number("scale");
     for chunk in [None, Some(64), Some(16), Some(4), Some(1)] {
+        // The definition is made of Burn's products, which round f32 to the 11 bits of TF32 on a GPU.
+        if chunk.is_none() && !on_cpu(case.device(), DType::F32) {
+            continue;
+        }
         let [q, k, v, g] = ["in.q", "in.k", "in.v", "in.g"].map(|n| case.float::<4>(n));
         let beta = case.float::<3>("in.beta");
         let initial_state = case.flag("initial_state").then(|| case.float::<4>("in.initial_state"));

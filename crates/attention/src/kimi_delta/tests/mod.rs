@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+mod device;
 mod goldens;
 mod layer;
 mod operation;

@@ -2,13 +2,13 @@
 //!
 //! Their scratch memory and outputs are full of NaN in this crate's tests: what is read before it is written shows.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use regard_testkit::{Draw, Sampler, assert_close, cpu, sweep};
 
 use crate::kimi_delta::{KimiDeltaOptions, kimi_delta, reference};
 
 /// One random problem.
-struct Case {
+pub(super) struct Case {
     /// q, k, v, g, state.
     floats: [Draw<4>; 5],
     beta: Draw<3>,
@@ -24,10 +24,16 @@ struct Case {
 
 impl Case {
     fn draw(s: &mut Sampler, longest: usize, widest: usize) -> Self {
+        let widths = [s.size(1, widest), s.size(1, widest)];
+        Self::of_widths(s, longest, widths)
+    }
+
+    /// With K and V as given.
+    pub(super) fn of_widths(s: &mut Sampler, longest: usize, [d_k, d_v]: [usize; 2]) -> Self {
         let packed = s.size(0, 3) == 0;
         let (b, h) = (if packed { 1 } else { s.size(1, 2) }, s.size(1, 3));
         let w = h * s.pick(&[1, 1, 2, 3]);
-        let (t, d_k, d_v) = (s.size(1, longest), s.size(1, widest), s.size(1, widest));
+        let t = s.size(1, longest);
         let boundaries = packed.then(|| {
             let mut inner: Vec<usize> = (0..s.size(0, 3)).map(|_| s.size(0, t)).collect();
             inner.extend([0, t]);
@@ -80,7 +86,7 @@ impl Case {
         (Tensor::cat(outs, 1), Tensor::cat(last, 0))
     }
 
-    fn operation(&self, [q, k, v, g, state]: [Tensor<4>; 5], beta: Tensor<3>) -> (Tensor<4>, Tensor<4>) {
+    pub(super) fn operation(&self, [q, k, v, g, state]: [Tensor<4>; 5], beta: Tensor<3>) -> (Tensor<4>, Tensor<4>) {
         let options = KimiDeltaOptions {
             scale: Some(self.scale),
             chunk: self.chunk,
@@ -93,25 +99,45 @@ impl Case {
 
     /// Output, state and the gradients of all inputs, as rows in f64.
     fn results(&self, dtype: DType, f: impl Fn([Tensor<4>; 5], Tensor<3>) -> (Tensor<4>, Tensor<4>)) -> Vec<Tensor<1>> {
-        let device = cpu().autodiff();
-        let wide = dtype == DType::F64;
-        let place = |x: &Draw<4>| if wide { x.f64(&device) } else { x.f32(&device) };
-        let floats = self.floats.each_ref().map(|x| place(x).require_grad());
-        let beta = if wide { self.beta.f64(&device) } else { self.beta.f32(&device) }.require_grad();
+        self.results_rounded(dtype, dtype, &cpu(), f)
+    }
+
+    /// The same on any device, of queries, keys, values and the cotangent of the output rounded to `rounded` before they are of type
+    /// `dtype`.
+    pub(super) fn results_rounded(
+        &self,
+        dtype: DType,
+        rounded: DType,
+        device: &Device,
+        f: impl Fn([Tensor<4>; 5], Tensor<3>) -> (Tensor<4>, Tensor<4>),
+    ) -> Vec<Tensor<1>> {
+        let device = device.clone().autodiff();
+        let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        let exact = |x: &Draw<4>| if wide == DType::F64 { x.f64(&device) } else { x.f32(&device) };
+        let place = |x: &Draw<4>| exact(x).cast(rounded).cast(dtype);
+        let [q, k, v, g, state] = &self.floats;
+        let floats = [place(q), place(k), place(v), exact(g), exact(state)].map(Tensor::require_grad);
+        let beta = if wide == DType::F64 { self.beta.f64(&device) } else { self.beta.f32(&device) }.require_grad();
         let (o, state) = f(floats.clone(), beta.clone());
-        let mut loss = Tensor::<1>::zeros([1], (&device, dtype));
+        let mut loss = Tensor::<1>::zeros([1], (&device, wide));
         if self.use_o {
-            loss = loss + (o.clone() * place(&self.d_o)).sum();
+            loss = loss + (o.clone().cast(wide) * place(&self.d_o).cast(wide)).sum();
         }
         if self.use_state {
-            loss = loss + (state.clone() * place(&self.d_state)).sum();
+            loss = loss + (state.clone() * exact(&self.d_state)).sum();
         }
         let grads = loss.backward();
-        let row = |x: Tensor<4>| x.cast(DType::F64).reshape([-1]);
+        let row = |x: Tensor<4>| x.to_device(&cpu()).cast(DType::F64).reshape([-1]);
         let mut all = vec![row(o.inner()), row(state.inner())];
         all.extend(floats.iter().map(|x| row(x.grad(&grads).unwrap_or_else(|| x.clone().inner().zeros_like()))));
-        all.push(beta.grad(&grads).unwrap_or_else(|| beta.clone().inner().zeros_like()).cast(DType::F64).reshape([-1]));
+        let d_beta = beta.grad(&grads).unwrap_or_else(|| beta.clone().inner().zeros_like());
+        all.push(d_beta.to_device(&cpu()).cast(DType::F64).reshape([-1]));
         all
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let Self { floats: [q, _, v, g, _], scale, boundaries, use_o, use_state, .. } = self;
+        format!("q {:?} v {:?} g {:?} scale {scale:.2} {boundaries:?} {use_o} {use_state}", q.shape(), v.shape(), g.shape())
     }
 
     fn check(&self, tolerance: f64) {

@@ -4,7 +4,7 @@ use regard_testkit::{Case, run};
 use super::{super::Variant, VARIANTS};
 use crate::{
     LayerPlace,
-    blocks::{MlpConfig, MlpKind, NormKind, srms_norm},
+    blocks::{MlpConfig, MlpKind, NormKind, kernel::on_cpu, srms_norm},
     lightning_attention::{Activation, DecayRule, LightningConfig, LightningOpts, LrpeConfig, PositionPolicy, lightning_attention},
 };
 
@@ -23,6 +23,8 @@ fn op(case: &Case) {
     let slopes = case.values("in.slope");
     // In f32 the tiled form is the fused kernel on the CPU, in f64 its form in tensor operations.
     let forms = VARIANTS.map(|variant| (variant, DType::F32)).into_iter().chain([(Variant::Tiled, DType::F64)]);
+    // The other forms are made of Burn's products, which round f32 to the 11 bits of TF32 on a GPU.
+    let forms = forms.filter(|form| *form == (Variant::Tiled, DType::F32) || on_cpu(case.device(), DType::F32));
     for ((variant, dtype), block) in forms.flat_map(|form| [5, 64].map(|block| (form, block))) {
         let options = LightningOpts {
             scale: case.number("scale"),

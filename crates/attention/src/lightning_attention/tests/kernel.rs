@@ -6,7 +6,7 @@ use regard_testkit::{Draw, Sampler, cpu, relative_error, sweep};
 use crate::lightning_attention::{DecayRule, LightningOpts, Variant, lightning_attention, lightning_step};
 
 /// One random problem.
-struct Case {
+pub(super) struct Case {
     inputs: [Draw<4>; 4],
     cotangents: [Draw<4>; 2],
     slopes: Vec<f64>,
@@ -20,8 +20,13 @@ struct Case {
 
 impl Case {
     fn draw(s: &mut Sampler, longest: usize, widest: usize) -> Self {
-        let h = s.size(1, 4);
-        let (t, d_k, d_v) = (s.size(1, longest), s.size(1, widest), s.size(1, widest));
+        let widths = [s.size(1, widest), s.size(1, widest)];
+        Self::of_widths(s, longest, widths)
+    }
+
+    /// With K and V as given.
+    pub(super) fn of_widths(s: &mut Sampler, longest: usize, [d_k, d_v]: [usize; 2]) -> Self {
+        let (h, t) = (s.size(1, 4), s.size(1, longest));
         let bounds = (s.size(0, 2) == 0).then(|| {
             let mut bounds: Vec<usize> = (0..s.size(0, 4)).map(|_| s.size(0, t)).chain([0, t]).collect();
             bounds.sort_unstable();
@@ -57,20 +62,42 @@ impl Case {
 
     /// Both results and the gradients, zeros for those that are not tracked.
     fn solve(&self, variant: Variant, dtype: DType, device: &Device) -> [Tensor<4>; 6] {
+        self.solve_rounded(variant, dtype, dtype, device)
+    }
+
+    /// The same of inputs and cotangents, but for those of the state, rounded to `rounded` before they are of type `dtype`.
+    pub(super) fn solve_rounded(&self, variant: Variant, dtype: DType, rounded: DType, device: &Device) -> [Tensor<4>; 6] {
         let device = device.clone().autodiff();
-        let place = |x: &Draw<4>| if dtype == DType::F64 { x.f64(&device) } else { x.f32(&device) };
+        let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        let of_state = |x: &Draw<4>| if wide == DType::F64 { x.f64(&device) } else { x.f32(&device) };
+        let place = |x: &Draw<4>| of_state(x).cast(rounded).cast(dtype);
         let turned = |x: Tensor<4>| if self.token_major { x.swap_dims(1, 2).mul_scalar(1.0).swap_dims(1, 2) } else { x };
         let track = |i: usize, x: Tensor<4>| if self.tracked[i] { x.require_grad() } else { x };
-        let inputs: [_; 4] = std::array::from_fn(|i| track(i, place(&self.inputs[i])));
+        let inputs: [_; 4] = std::array::from_fn(|i| track(i, if i < 3 { place(&self.inputs[i]) } else { of_state(&self.inputs[i]) }));
         let [q, k, v, state] = inputs.clone();
         let [q, k, v] = [q, k, v].map(turned);
         let options = LightningOpts { variant, initial_state: Some(state), ..self.options.clone() };
         let (o, state) = lightning_attention(q, k, v, &self.slopes, options).unwrap();
-        let zero = Tensor::<1>::zeros([1], (&device, dtype));
-        let part = |used: bool, x: &Tensor<4>, i: usize| if used { (x.clone() * place(&self.cotangents[i])).sum() } else { zero.clone() };
-        let grads = (part(self.use_o, &o, 0) + part(self.use_state, &state, 1)).backward();
+        let mut loss = Tensor::<1>::zeros([1], (&device, wide));
+        if self.use_o {
+            loss = loss + (o.clone().cast(wide) * place(&self.cotangents[0]).cast(wide)).sum();
+        }
+        if self.use_state {
+            loss = loss + (state.clone() * of_state(&self.cotangents[1])).sum();
+        }
+        let grads = loss.backward();
         let [dq, dk, dv, ds] = inputs.map(|x| x.grad(&grads).unwrap_or_else(|| x.clone().inner().zeros_like()));
         [o.inner(), state.inner(), dq, dk, dv, ds]
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let Self { inputs: [q, _, v, _], options: LightningOpts { scale, cu_seqlens, .. }, slopes, .. } = self;
+        let (tokens_first, uses, tracked) = (self.token_major, [self.use_o, self.use_state], self.tracked);
+        format!(
+            "q {:?} v {:?} slopes {slopes:.3?} scale {scale:.2} {cu_seqlens:?} {tokens_first} {uses:?} {tracked:?}",
+            q.shape(),
+            v.shape()
+        )
     }
 
     fn check(&self, tolerance: f64) {

@@ -1,3 +1,4 @@
+mod device;
 mod errors;
 mod goldens;
 mod kernel;
