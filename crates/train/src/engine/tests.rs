@@ -18,9 +18,9 @@ use crate::{ControlConfig, Error, ListOpsConfig, LmConfig, RecallConfig, SeriesC
 mod checkpoints;
 mod examples;
 mod experts;
+mod precision;
 mod refusals;
 mod resume;
-mod precision;
 mod side_by_side;
 mod training;
 

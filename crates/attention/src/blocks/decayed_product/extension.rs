@@ -6,7 +6,7 @@ use burn::{
 };
 
 #[cfg(feature = "cube")]
-use super::cube;
+use super::gpu;
 use super::{Plan, cpu, passes};
 use crate::blocks::{Maybe, raw::Raw};
 
@@ -99,8 +99,8 @@ impl DecayedProduct for Flex {
 #[cfg(feature = "cube")]
 impl DecayedProduct for Cube {
     fn decayed_product(inputs: Inputs<Self>, plan: Plan) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if cube::takes(&inputs.q.client, inputs.q.dtype(), cube::width(&inputs.q), cube::width(&inputs.v)) {
-            return cube::forward(inputs, &plan);
+        if gpu::takes(&inputs.q.client, inputs.q.dtype(), gpu::width(&inputs.q), gpu::width(&inputs.v)) {
+            return gpu::forward(inputs, &plan);
         }
         let Inputs { q, k, v, state } = inputs;
         let (o, state) = passes::forward::<Self>([Raw(q), Raw(k), Raw(v)], Raw(state), &plan);
@@ -108,8 +108,8 @@ impl DecayedProduct for Cube {
     }
 
     fn decayed_product_backward(inputs: Inputs<Self>, plan: Plan, cotangents: Cotangents<Self>, wanted: [bool; 4]) -> InputGradients<Self> {
-        if cube::takes(&inputs.q.client, inputs.q.dtype(), cube::width(&inputs.q), cube::width(&inputs.v)) {
-            return cube::backward(inputs, cotangents, &plan, wanted);
+        if gpu::takes(&inputs.q.client, inputs.q.dtype(), gpu::width(&inputs.q), gpu::width(&inputs.v)) {
+            return gpu::backward(inputs, cotangents, &plan, wanted);
         }
         passes::backward::<Self>(inputs, cotangents, &plan, wanted)
     }

@@ -2,10 +2,10 @@
 
 mod autodiff;
 pub(crate) mod cpu;
-#[cfg(feature = "cube")]
-mod cube;
 mod extension;
 mod factors;
+#[cfg(feature = "cube")]
+mod gpu;
 mod passes;
 
 #[cfg(feature = "cube")]
@@ -78,7 +78,7 @@ pub(crate) fn cuts_sequences(like: &Tensor<4>) -> bool {
 pub(crate) fn takes_half(like: &Tensor<4>, d_v: usize) -> bool {
     #[cfg(feature = "cube")]
     if let DispatchDevice::Cube(device) = like.device().inner().as_dispatch() {
-        return matches!(like.dtype(), DType::BF16 | DType::F16) && cube::takes(&device.client(), like.dtype(), like.dims()[3], d_v);
+        return matches!(like.dtype(), DType::BF16 | DType::F16) && gpu::takes(&device.client(), like.dtype(), like.dims()[3], d_v);
     }
     let _ = (like, d_v);
     false

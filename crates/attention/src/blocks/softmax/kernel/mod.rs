@@ -3,7 +3,7 @@
 mod autodiff;
 mod cpu;
 #[cfg(feature = "cube")]
-mod cube;
+mod gpu;
 mod query_blocks;
 
 use burn::{
@@ -129,14 +129,14 @@ impl SoftmaxKernel for Flex {
 #[cfg(feature = "cube")]
 impl SoftmaxKernel for burn::backend::Cube {
     fn softmax_forward(inputs: Inputs<Self>, options: Options) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        match cube::Plan::new(&inputs, options) {
-            Some(plan) => cube::softmax_forward(&plan, inputs, options),
+        match gpu::Plan::new(&inputs, options) {
+            Some(plan) => gpu::softmax_forward(&plan, inputs, options),
             None => query_blocks::forward::<Self>(inputs, options),
         }
     }
 
     fn softmax_backward(inputs: Inputs<Self>, options: Options, saved: Saved<Self>, wanted: [bool; 5]) -> Gradients<Self> {
-        let Some(plan) = cube::Plan::new(&inputs, options) else {
+        let Some(plan) = gpu::Plan::new(&inputs, options) else {
             return query_blocks::backward::<Self>(inputs, options, saved, wanted);
         };
         let mut gradients = Gradients { q: Maybe::None, k: Maybe::None, v: Maybe::None, bias: Maybe::None, distances: Maybe::None };
@@ -147,7 +147,7 @@ impl SoftmaxKernel for burn::backend::Cube {
         }
         if wanted[..4].contains(&true) {
             let distances = gradients.distances;
-            gradients = Gradients { distances, ..cube::softmax_backward(&plan, inputs, options, saved, wanted) };
+            gradients = Gradients { distances, ..gpu::softmax_backward(&plan, inputs, options, saved, wanted) };
         }
         gradients
     }
