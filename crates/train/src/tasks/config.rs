@@ -122,7 +122,7 @@ impl TaskConfig {
         options
     }
 
-    /// Whether a token is predicted at each place of a sequence, by a language model; others have a [`Form`].
+    /// Whether a token is predicted at each place of a sequence, by a language model; others have a form.
     pub fn predicts_tokens(&self) -> bool {
         matches!(self, Self::Lm(_) | Self::Recall(_) | Self::Copy(_))
     }
