@@ -98,7 +98,8 @@ fn gradients(inputs: Inputs<Cube>, options: &Options, saved: Saved<Cube>) -> Gra
     let d_o = saved.d_o.into_option().unwrap_or_else(|| zeros(Shape::from([b, t, w, d_v]), like.dtype));
     let d_o = with_whole_rows(heads_first(d_o));
     let d_last = rows(saved.d_state.into_option().unwrap_or_else(|| zeros(problem.state.shape(), DType::F32)));
-    let states = saved.states;
+    // Of packed sequences, a part of those of all.
+    let states = rows(saved.states);
     let scratch = |width: [usize; 2], dtype: DType| empty(like, [b * w, chunks, width[0], width[1]], dtype);
     let d_state = empty(like, [b, w, d_k, d_v], DType::F32);
     let [d_states, d_writes] = [form.d_k, form.chunk].map(|rows| scratch([rows, form.d_v], problem.tile));
