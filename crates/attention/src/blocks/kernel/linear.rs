@@ -29,19 +29,61 @@ struct Saved {
     weight: DispatchTensor,
 }
 
-impl<const N: usize> GradientRule<N> for Saved {
-    fn gradients(&self, upstream: DispatchTensor, wanted: [bool; N]) -> [Option<DispatchTensor>; N] {
-        let [x, weight, grad] = [self.x.clone(), self.weight.clone(), upstream].map(primitive::<Flex>);
-        let (mut place, mut grad_place, weight) = (None, None, forwards(&weight));
-        let (rows, y, w) = (Matrix::rows_of(&x, &mut place), Matrix::rows_of(&grad, &mut grad_place), Matrix::new(&weight));
+impl Saved {
+    /// The gradients of `x`, W and b, given those of parts of the columns, `None` for zeros, and how many columns each has. Each part's
+    /// own products are added up where they belong: the parts are not put side by side first.
+    fn of_parts<const I: usize>(&self, parts: &[(Option<Flat>, usize)], wanted: [bool; I]) -> [Option<DispatchTensor>; I] {
+        let [x, weight] = [self.x.clone(), self.weight.clone()].map(primitive::<Flex>);
+        let (mut place, weight) = (None, forwards(&weight));
+        let (rows, w) = (Matrix::rows_of(&x, &mut place), Matrix::new(&weight));
+        let mut places: Vec<Option<Flat>> = parts.iter().map(|_| None).collect();
+        let mut start = 0;
+        let given = parts.iter().zip(&mut places).filter_map(|((gradient, length), place)| {
+            start += length;
+            gradient.as_ref().map(|gradient| (Matrix::rows_of(gradient, place), start - length))
+        });
+        let given: Vec<(Matrix<'_>, usize)> = given.filter(|(y, _)| y.rows * y.columns > 0).collect();
+        let d_x = || {
+            let factors = given.iter().map(|&(y, column)| (y, w.block(0, w.rows, column, y.columns).transposed()));
+            tensor(sum_of_products([rows.rows, w.rows], &factors.collect::<Vec<_>>()), shape(&x))
+        };
+        let d_weight = || {
+            let mut d_weight = Vec::with_capacity(w.rows * w.columns);
+            if given.len() < parts.len() {
+                d_weight.resize(w.rows * w.columns, 0.0);
+            }
+            let target = Target::new(&mut d_weight);
+            for &(y, column) in &given {
+                // SAFETY: the parts are columns of their own, and together with the zeros they cover the matrix.
+                unsafe { product_at(target.at(column), w.columns, &[(rows.transposed(), y)], false) };
+            }
+            // SAFETY: as above.
+            unsafe { d_weight.set_len(w.rows * w.columns) };
+            tensor(d_weight, vec![w.rows, w.columns])
+        };
+        let d_bias = || {
+            let mut d_bias = vec![0.0; w.columns];
+            for &(y, column) in &given {
+                d_bias[column..][..y.columns].copy_from_slice(&column_sums(y));
+            }
+            tensor(d_bias, vec![w.columns])
+        };
         std::array::from_fn(|input| {
             let gradient = || match input {
-                0 => tensor(product(y, w.transposed(), None), shape(&x)),
-                1 => tensor(product(rows.transposed(), y, None), vec![w.rows, w.columns]),
-                _ => tensor(column_sums(y), vec![y.columns]),
+                0 => d_x(),
+                1 => d_weight(),
+                _ => d_bias(),
             };
             wanted[input].then(gradient).map(of_backend::<Flex>)
         })
+    }
+}
+
+impl<const I: usize> GradientRule<I> for Saved {
+    fn gradients(&self, upstream: DispatchTensor, wanted: [bool; I]) -> [Option<DispatchTensor>; I] {
+        let gradient = primitive::<Flex>(upstream);
+        let columns = shape(&gradient).pop().unwrap_or(1);
+        self.of_parts(&[(Some(gradient), columns)], wanted)
     }
 }
 
@@ -67,61 +109,17 @@ pub(crate) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Opti
     }
 }
 
-/// The inputs of a product whose columns were cut into parts.
+/// As [`Saved`], for a product whose columns were cut into parts.
 #[derive(Debug)]
 struct SavedParts<const N: usize> {
-    x: DispatchTensor,
-    weight: DispatchTensor,
+    saved: Saved,
     lengths: [usize; N],
 }
 
 impl<const I: usize, const N: usize> JointRule<I, N> for SavedParts<N> {
-    /// Each part's own products, added up where they belong: the gradients are not put side by side first.
     fn gradients(&self, upstream: [Option<DispatchTensor>; N], wanted: [bool; I]) -> [Option<DispatchTensor>; I] {
-        let [x, weight] = [self.x.clone(), self.weight.clone()].map(primitive::<Flex>);
-        let (mut place, weight) = (None, forwards(&weight));
-        let (rows, w) = (Matrix::rows_of(&x, &mut place), Matrix::new(&weight));
         let gradients = upstream.map(|gradient| gradient.map(primitive::<Flex>));
-        let mut places = [const { None }; N];
-        let mut start = 0;
-        let parts = gradients.iter().zip(&mut places).zip(self.lengths).filter_map(|((gradient, place), length)| {
-            start += length;
-            gradient.as_ref().map(|gradient| (Matrix::rows_of(gradient, place), start - length))
-        });
-        let parts: Vec<(Matrix<'_>, usize)> = parts.filter(|(y, _)| y.rows * y.columns > 0).collect();
-        let d_x = || {
-            let factors = parts.iter().map(|&(y, column)| (y, w.block(0, w.rows, column, y.columns).transposed()));
-            tensor(sum_of_products([rows.rows, w.rows], &factors.collect::<Vec<_>>()), shape(&x))
-        };
-        let d_weight = || {
-            let mut d_weight = Vec::with_capacity(w.rows * w.columns);
-            if parts.len() < N {
-                d_weight.resize(w.rows * w.columns, 0.0);
-            }
-            let target = Target::new(&mut d_weight);
-            for &(y, column) in &parts {
-                // SAFETY: the parts are columns of their own, and together with the zeros they cover the matrix.
-                unsafe { product_at(target.at(column), w.columns, &[(rows.transposed(), y)], false) };
-            }
-            // SAFETY: as above.
-            unsafe { d_weight.set_len(w.rows * w.columns) };
-            tensor(d_weight, vec![w.rows, w.columns])
-        };
-        let d_bias = || {
-            let mut d_bias = vec![0.0; w.columns];
-            for &(y, column) in &parts {
-                d_bias[column..][..y.columns].copy_from_slice(&column_sums(y));
-            }
-            tensor(d_bias, vec![w.columns])
-        };
-        std::array::from_fn(|input| {
-            let gradient = || match input {
-                0 => d_x(),
-                1 => d_weight(),
-                _ => d_bias(),
-            };
-            wanted[input].then(gradient).map(of_backend::<Flex>)
-        })
+        self.saved.of_parts(&gradients.into_iter().zip(self.lengths).collect::<Vec<_>>(), wanted)
     }
 }
 
@@ -134,7 +132,7 @@ pub(crate) fn linear_split<const D: usize, const N: usize>(
 ) -> [Tensor<D>; N] {
     let [saved_x, saved_weight] = [x.clone().inner().into_dispatch(), weight.clone().inner().into_dispatch()];
     let parts = cut(&linear(x.clone().inner(), weight.clone().inner(), bias.clone().map(Tensor::inner)), D - 1, lengths);
-    let rule = SavedParts { x: saved_x, weight: saved_weight, lengths };
+    let rule = SavedParts { saved: Saved { x: saved_x, weight: saved_weight }, lengths };
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     match bias {
         Some(bias) => with_gradients([x, weight, bias.into_dispatch()], parts, rule),
