@@ -5,7 +5,7 @@ mod common;
 use std::{error::Error, time::Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
-use common::{Torch, median, peak_memory};
+use common::{Torch, median, pause, peak_memory, warm};
 use regard::softmax_attention::{SoftmaxOptions, softmax_attention};
 
 const SHAPES: [[usize; 4]; 3] = [[2, 8, 1024, 64], [1, 8, 4096, 64], [12, 4, 64, 32]];
@@ -17,7 +17,7 @@ fn regard([q, k, v, cotangent]: &[Tensor<4>; 4], causal: bool, backward: bool) -
     let tracked = |x: &Tensor<4>| if backward { x.clone().require_grad() } else { x.clone() };
     let (o, _) = softmax_attention(tracked(q), tracked(k), tracked(v), options)?;
     if backward {
-        std::hint::black_box((o * cotangent.clone()).sum().backward());
+        std::hint::black_box(common::backward(o, cotangent));
     } else {
         std::hint::black_box(o);
     }
@@ -57,8 +57,9 @@ fn compare() -> Result<(), Box<dyn Error>> {
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             let start = Instant::now();
             while ours.len() < 5 || start.elapsed().as_secs_f64() < seconds {
-                ours.push(regard(inputs, causal, backward)?);
-                theirs.push(torch.run(&case)?);
+                pause();
+                ours.push(warm(|| regard(inputs, causal, backward))?);
+                theirs.push(warm(|| torch.run(&case))?);
             }
             let (a, b) = (median(&mut ours), median(&mut theirs));
             let pass = if backward { "forward+backward" } else { "forward" };

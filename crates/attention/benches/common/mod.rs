@@ -10,8 +10,11 @@ use std::{
     hint::black_box,
     io::{BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
+
+use burn::tensor::{Gradients, Tensor};
 
 /// Threads of both sides.
 pub(crate) const THREADS: usize = 2;
@@ -39,6 +42,27 @@ pub(crate) fn run(program: fn() -> Outcome) -> Outcome {
     unsafe { mi_option_set(15, 10_000) };
     rayon::scope(|_| program().map_err(|e| e.to_string()))?;
     Ok(())
+}
+
+/// Computes all gradients for a cotangent of an output: those of `o · cotangent`, written as a product of a row and a column, whose own
+/// gradient is one pass over memory. PyTorch's side is given the cotangent.
+pub(crate) fn backward(o: Tensor<4>, cotangent: &Tensor<4>) -> Gradients {
+    let len = o.shape().num_elements();
+    o.reshape([1, len]).matmul(cotangent.clone().reshape([len, 1])).backward()
+}
+
+/// A run after others for a while, as in use: the first after a pause finds threads asleep, and at times all on one core.
+pub(crate) fn warm(mut run: impl FnMut() -> Result<f64, Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
+    let start = Instant::now();
+    while start.elapsed().as_millis() < 30 {
+        run()?;
+    }
+    run()
+}
+
+/// Lets PyTorch's threads fall asleep, which go on spinning for a while after their last product.
+pub(crate) fn pause() {
+    thread::sleep(Duration::from_millis(20));
 }
 
 /// Seconds per case: `REGARD_BENCH_SECONDS` or so many.

@@ -2,7 +2,7 @@ use std::{env, error::Error, fs, time::Instant};
 
 use burn::tensor::Device;
 
-use super::{THREADS, Torch, median, peak_flops};
+use super::{THREADS, Torch, median, pause, peak_flops, warm};
 
 /// A program that prints a table of one operation beside PyTorch's.
 pub(crate) struct Table<'a> {
@@ -51,8 +51,9 @@ impl Table<'_> {
                 let (mut ours, mut theirs, mut softmax) = (Vec::new(), Vec::new(), Vec::new());
                 let start = Instant::now();
                 while ours.len() < self.samples || start.elapsed().as_secs_f64() < self.seconds {
-                    ours.push(run(&tensors, backward)?);
-                    theirs.push(torch.run(&case(self.case))?);
+                    pause();
+                    ours.push(warm(|| run(&tensors, backward))?);
+                    theirs.push(warm(|| torch.run(&case(self.case)))?);
                     if sdpa && softmax.len() < 3 {
                         softmax.push(torch.run(&case("sdpa"))?);
                     }

@@ -9,7 +9,7 @@ use crate::{
 const OP: &str = "lightning_attention";
 
 /// Tokens per block unless told otherwise.
-pub(super) const BLOCK: usize = 48;
+pub(super) const BLOCK: usize = 32;
 
 /// The algorithm of [`lightning_attention`]. All give the same numbers up to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Variant {
 pub struct LightningOpts {
     /// Factor on `q · k`. 1, not 1/√K: a norm follows the operation in its layer (flash-linear-attention has 1/√K here).
     pub scale: f64,
-    /// Tokens C per block. Changes speed; results only by rounding. 48 is fastest on the CPU for heads of width 64 and 128.
+    /// Tokens C per block. Changes speed; results only by rounding. 32 is fastest on the CPU for heads of width 64 and 128.
     pub block: usize,
     /// Algorithm.
     pub variant: Variant,

@@ -1,11 +1,15 @@
 //! Vector code for the processor at hand, for kernels on slices.
 
+mod ahead;
+mod product;
 mod slices;
-mod tiles;
 mod transpose;
+mod vectors;
 mod views;
 
+pub(crate) use ahead::{Ahead, Rows as RowsAhead};
+pub(crate) use product::{Band, Product, Strided, multiply, multiply_both, multiply_faded, multiply_scaled};
 pub(crate) use slices::{arch, exp, log1p, max, normal, prefetch, sigmoid, sum, sum2, vectorised};
-pub(crate) use tiles::{Band, Product, Strided, dot, exp2, multiply, multiply_scaled, scratch};
 pub(crate) use transpose::transpose;
+pub(crate) use vectors::{dot, exp2, scratch};
 pub(crate) use views::{Target, View, within};

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::RowsAhead;
+
 /// A tensor `[B, H, T, width]` to read: any strides, but numbers of one row side by side.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
@@ -21,6 +23,11 @@ impl<'a> View<'a> {
     /// The first number of a row.
     pub(crate) fn row(&self, b: usize, h: usize, t: usize) -> *const f32 {
         self.data.as_ptr().wrapping_add(b * self.strides[0] + h * self.strides[1] + t * self.strides[2])
+    }
+
+    /// Rows from a token on, to ask for.
+    pub(crate) fn rows_ahead(&self, b: usize, h: usize, t: usize, count: usize) -> RowsAhead {
+        RowsAhead { start: self.row(b, h, t), stride: self.strides[2], width: self.width, count }
     }
 
     /// Numbers of a row.

@@ -15,7 +15,7 @@ struct Head {
     grown_scaled: Vec<f32>,
     /// `λ^(C-1-i)` for i < C.
     shrunk: Vec<f32>,
-    /// `scale · λ^|i-C+1|` for i < 2C − 1.
+    /// `scale · λ^|i-C+1|` for i < 2C − 1, and some zeros for vectors that reach over the end.
     both: Vec<f32>,
 }
 
@@ -30,7 +30,7 @@ impl Decay {
                 grown: (1..=block).map(|i| power(i) as f32).collect(),
                 grown_scaled: (1..=block).map(|i| (scale * power(i)) as f32).collect(),
                 shrunk: (0..block).rev().map(|i| power(i) as f32).collect(),
-                both: (0..2 * block - 1).map(|i| (scale * power(i.abs_diff(block - 1))) as f32).collect(),
+                both: (0..2 * block - 1).map(|i| (scale * power(i.abs_diff(block - 1))) as f32).chain([0.0; 16]).collect(),
             }
         };
         Self { block, heads: slopes.iter().map(head).collect() }
@@ -84,17 +84,9 @@ impl<'a> Powers<'a> {
         self.head.grown[len - 1]
     }
 
-    /// Row i of the scores of a block times its powers, zeros where the other token is on the wrong side.
-    #[inline(always)]
-    pub(super) fn fade(self, i: usize, row: &mut [f32]) {
-        let powers = &self.head.both[self.block - 1 - i..];
-        let (seen, hidden) = match self.direction {
-            Direction::Past => (0..i + 1, i + 1..row.len()),
-            Direction::Future => (i..row.len(), 0..i),
-        };
-        for (x, power) in row[seen.clone()].iter_mut().zip(&powers[seen]) {
-            *x *= power;
-        }
-        row[hidden].fill(0.0);
+    /// `scale · λ^|i-j|` at j − i.
+    pub(super) fn between(self) -> *const f32 {
+        // SAFETY: within the table.
+        unsafe { self.head.both.as_ptr().add(self.block - 1) }
     }
 }

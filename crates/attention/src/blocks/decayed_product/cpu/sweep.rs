@@ -6,7 +6,9 @@ use super::{
     decay::{Decay, Powers},
     panels::Panels,
 };
-use crate::blocks::simd::{Band, Product, Strided, Target, View, multiply, multiply_scaled, scratch, transpose};
+use crate::blocks::simd::{
+    Ahead, Band, Product, Strided, Target, View, multiply_both, multiply_faded, multiply_scaled, scratch, transpose,
+};
 
 /// The order in which a sweep goes over the tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +105,13 @@ impl WithSimd for Task<'_> {
         for index in 0..blocks {
             let index = if *direction == Direction::Past { index } else { blocks - 1 - index };
             let start = tokens.start + index * size;
+            let after = if *direction == Direction::Past { start + size } else { start.wrapping_sub(size) };
+            let ahead = if after >= tokens.start && after < tokens.end {
+                let views = [Some(&roles.b), Some(&roles.a), Some(&roles.c), twin.as_ref().map(|(roles, ..)| &roles.a)];
+                Ahead::new(views.map(|x| x.map(|x| x.rows_ahead(batch, head, after, size.min(tokens.end - after)))))
+            } else {
+                Ahead::none()
+            };
             let block = |roles: &Roles| Block {
                 a: Rows::new(&roles.a, batch, head, start),
                 b: Rows::new(&roles.b, batch, head, start),
@@ -110,6 +119,7 @@ impl WithSimd for Task<'_> {
                 inner: roles.b.width(),
                 len: size.min(tokens.end - start),
                 powers: decay.of(head, *direction),
+                ahead: &ahead,
             };
             // SAFETY: the caller of `run` vouches for the stretch; this task alone has its rows.
             unsafe {
@@ -171,6 +181,8 @@ pub(crate) struct Block<'a> {
     pub(crate) inner: usize,
     pub(crate) len: usize,
     pub(crate) powers: Powers<'a>,
+    /// What is read next.
+    pub(crate) ahead: &'a Ahead,
 }
 
 impl Block<'_> {
@@ -210,10 +222,7 @@ impl Block<'_> {
                 add: false,
                 band: wanted,
             };
-            multiply(simd, scores);
-            for i in 0..len {
-                self.powers.fade(i, &mut memory.scores[i * size..][..len]);
-            }
+            multiply_faded(simd, scores, self.powers.between(), self.ahead);
             for panel in state.panels() {
                 let across = Product {
                     m: len,
@@ -227,17 +236,15 @@ impl Block<'_> {
                     add: false,
                     band: Band::Full,
                 };
-                multiply_scaled(simd, across, self.powers.read(len).as_ptr(), 0.0);
                 let inside = Product {
                     inner: len,
                     a: Strided::rows(memory.scores.as_ptr(), size),
                     b: self.c.ptr.add(panel.start),
                     b_row: self.c.stride,
-                    add: true,
                     band: summed,
                     ..across
                 };
-                multiply(simd, inside);
+                multiply_both(simd, across, self.powers.read(len).as_ptr(), inside, self.ahead);
             }
         }
     }
@@ -269,7 +276,7 @@ impl Block<'_> {
                 band: Band::Full,
             };
             // SAFETY: as above.
-            unsafe { multiply_scaled(simd, product, std::ptr::null(), self.powers.over(self.len)) };
+            unsafe { multiply_scaled(simd, product, std::ptr::null(), self.powers.over(self.len), Some(self.ahead)) };
         }
     }
 }

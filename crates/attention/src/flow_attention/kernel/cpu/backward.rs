@@ -8,7 +8,7 @@ use super::{
 };
 use crate::blocks::{
     decayed_product::cpu::{Block, Decay, Direction, Memory, Panels, Rows},
-    simd::{Target, View, arch, dot, scratch, transpose, vectorised},
+    simd::{Ahead, Target, View, arch, dot, scratch, transpose, vectorised},
 };
 
 /// Where the gradients of the inputs go.
@@ -88,6 +88,7 @@ impl WithSimd for OverThePast<'_> {
                 inner: e,
                 len,
                 powers: decay.of(0, Direction::Past),
+                ahead: &Ahead::none(),
             };
             // SAFETY: the tokens are the problem's, and this task has the rows of the gradients for itself.
             unsafe {
@@ -174,9 +175,9 @@ impl WithSimd for FromTheFuture<'_> {
             let v = values.rows(problem, hidden, batch, head, start);
             let d_out = Rows::new(d_o, batch, head, start);
             let sinks = Rows { ptr: sinks.as_ptr(), stride: width };
-            let powers = decay.of(0, Direction::Future);
-            let main = Block { a: Rows { ptr: tile.k.as_ptr(), stride: width }, b: sinks, c: d_out, inner: d, len, powers };
-            let twin = Block { a: v, b: d_out, c: sinks, inner: e, len, powers };
+            let (powers, ahead) = (decay.of(0, Direction::Future), &Ahead::none());
+            let main = Block { a: Rows { ptr: tile.k.as_ptr(), stride: width }, b: sinks, c: d_out, inner: d, len, powers, ahead };
+            let twin = Block { a: v, b: d_out, c: sinks, inner: e, len, powers, ahead };
             // SAFETY: the tokens are the problem's, and the buffers have room for a block.
             unsafe {
                 main.turn(&mut memory);

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::blocks::{
     decayed_product::cpu::{Block, Decay, Direction, Memory, Panels, Rows, Step},
-    simd::{Target, arch, scratch},
+    simd::{Ahead, Target, arch, scratch},
 };
 
 /// Up to this many tokens go one by one: blocks would be mostly empty.
@@ -107,6 +107,7 @@ impl WithSimd for Forward<'_> {
                 inner: d,
                 len,
                 powers: decay.of(0, Direction::Past),
+                ahead: &Ahead::none(),
             };
             // SAFETY: the tokens are the problem's, and the caller has the rows of the output for itself.
             unsafe {

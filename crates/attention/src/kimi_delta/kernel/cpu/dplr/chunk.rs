@@ -100,7 +100,7 @@ impl General<'_> {
         };
         // SAFETY: the chunk holds n rows of K + 2C numbers, the memory K + 2C rows, and there are C factors of −1.
         unsafe {
-            multiply_scaled(simd, of_values, chunk.minus.as_ptr(), 0.0);
+            multiply_scaled(simd, of_values, chunk.minus.as_ptr(), 0.0, None);
             solve(simd, system);
         }
     }

@@ -1,0 +1,60 @@
+use std::cell::Cell;
+
+use super::slices::prefetch;
+
+/// Rows of memory that are read soon, asked for a few lines at a time while products compute: all at once they would keep the loads of
+/// these products waiting.
+pub(crate) struct Ahead {
+    matrices: [Option<Rows>; 4],
+    /// The next line: matrix, row, column.
+    next: Cell<(usize, usize, usize)>,
+}
+
+/// Rows of `width` numbers each, `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    pub(super) start: *const f32,
+    pub(super) stride: usize,
+    pub(super) width: usize,
+    pub(super) count: usize,
+}
+
+/// Numbers of a line of the caches.
+const LINE: usize = 32;
+/// Lines asked for at a time, about as many as a processor fetches at a time.
+const LINES: usize = 12;
+
+impl Ahead {
+    pub(crate) fn new(matrices: [Option<Rows>; 4]) -> Self {
+        let whole = |rows: Rows| match rows {
+            Rows { start, stride, width, count } if stride == width => Rows { start, stride, width: width * count, count: 1 },
+            rows => rows,
+        };
+        let matrices = matrices.map(|rows| rows.map(whole));
+        Self { matrices, next: Cell::new((0, 0, 0)) }
+    }
+
+    pub(crate) fn none() -> Self {
+        Self::new([None; 4])
+    }
+
+    /// Asks for the next lines.
+    #[inline(always)]
+    pub(super) fn ask(&self) {
+        let (matrix, mut row, mut column) = self.next.get();
+        let Some(&Some(rows)) = self.matrices.get(matrix) else { return };
+        let mut place = rows.start.wrapping_add(row * rows.stride + column);
+        let end = (column + LINES * LINE).min(rows.width);
+        let mut at = column;
+        while at < end {
+            prefetch(place, 1);
+            place = place.wrapping_add(LINE);
+            at += LINE;
+        }
+        column = end;
+        if column == rows.width {
+            (row, column) = (row + 1, 0);
+        }
+        self.next.set(if row >= rows.count { (matrix + 1, 0, 0) } else { (matrix, row, column) });
+    }
+}
