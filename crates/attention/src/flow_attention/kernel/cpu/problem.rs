@@ -5,7 +5,7 @@ use crate::{
 };
 
 /// Tokens per block.
-pub(super) const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 32;
 
 /// Numbers that the scans take at once; rows of capacities and sums are filled up to multiples of it with zeros.
 pub(super) const LANES: usize = 16;
