@@ -151,7 +151,7 @@ def make(case, variant):
     return {"window": Window, "channel": Channel, "halo": Halo, "routed": Routed, "strip": Strip, "polarized": Polarized}[case]()
 
 
-made = {}
+made, told = {}, set()
 for line in sys.stdin:
     case, variant, backward = line.split()
     try:
@@ -159,13 +159,16 @@ for line in sys.stdin:
             made = {(case, variant): make(case, variant)} if not made or next(iter(made))[0] != case else made | {(case, variant): make(case, variant)}
         it = made[case, variant]
         weights = list(it.layers.parameters()) + list(it.norm.parameters()) if case == "polarized" else []
+        inputs = it.inputs if backward == "1" else [x.detach() for x in it.inputs]
         with torch.set_grad_enabled(backward == "1"):
             start = time.perf_counter()
-            o = it.run(*it.inputs)
+            o = it.run(*inputs)
             if backward == "1":
                 torch.autograd.grad(o.sum(), it.inputs + weights)
             elapsed = time.perf_counter() - start
         print(elapsed * 1e3, flush=True)
     except Exception as error:
-        print(f"{case} {variant}: {str(error).splitlines()[0]}", file=sys.stderr)
+        if line not in told:
+            print(f"{case} {variant}: {str(error).splitlines()[0]}", file=sys.stderr)
+            told.add(line)
         print("nan", flush=True)

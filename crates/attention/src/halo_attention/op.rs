@@ -18,7 +18,7 @@ pub struct HaloOptions {
     pub block: usize,
     /// Rows and columns h around it that its queries see too.
     pub halo: usize,
-    /// Every so manieth row and column of a block is a query: 1, or a divisor of b.
+    /// Distance s of the rows and columns of a block that are queries: 1, or a divisor of b.
     pub stride: usize,
     /// Whether the place of a query in its block counts rows of the map, not of queries.
     pub in_pixels: bool,

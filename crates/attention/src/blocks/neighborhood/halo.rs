@@ -10,7 +10,7 @@ pub(crate) struct HaloAxis {
     pub(crate) block: usize,
     /// Tokens on either side of it.
     pub(crate) halo: usize,
-    /// Every so manieth token of a block is a query.
+    /// Distance of the tokens of a block that are queries.
     pub(crate) stride: usize,
     /// Whether the place of a query in its block counts tokens, not queries.
     pub(crate) in_pixels: bool,

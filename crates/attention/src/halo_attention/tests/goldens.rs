@@ -78,7 +78,7 @@ fn by_definition(layer: &HaloAttention, x: Tensor<4>) -> Tensor<4> {
             kv.narrow(3, heads * key, heads * value).reshape([b, y, columns, heads, value]),
         ),
     };
-    // All queries, then every so manieth.
+    // All queries, then those `stride` apart.
     let stride = layer.options.stride;
     let q = project(&layer.q, x).reshape([b, y, columns, heads, key]);
     let every = |length: usize| -> Vec<i64> { (0..length as i64).step_by(stride).collect() };

@@ -176,10 +176,15 @@ impl Task<'_> {
         let (mut weights, mut d_scores) = (scratch(room), scratch(room));
         let mut d_q = vec![0.0; tile.count * k];
         let mut d_relative = problem.relative.map(|_| [0, 1].map(|axis| Shifted::zeros(tile, axis)));
+        let mut copies = Copies::default();
+        let (outside_k, outside_v) = (problem.extra.map(|([k, _], _)| k), problem.extra.map(|([_, v], _)| v));
+        let g = problem.group(h);
         for segment in &segments {
+            let keys = segment.rows(tile, (problem.k, outside_k), g, &mut copies.k);
+            let values = segment.rows(tile, (problem.v, outside_v), g, &mut copies.v);
             let (weights, d_scores) = (&mut weights[..segment.len()], &mut d_scores[..segment.len()]);
-            queries.segment(simd, problem, segment, weights, d_scores);
-            self.accumulate(simd, &queries, segment, (weights, d_scores), &mut d_q, sums);
+            queries.segment(simd, problem, segment, [keys, values], weights, d_scores);
+            self.accumulate(simd, &queries, segment, (keys, weights, d_scores), (&mut d_q, sums, &mut copies.sums));
             if let Some(d_relative) = &mut d_relative {
                 Tile::add_to_relative(segment, d_scores, d_relative);
             }
@@ -206,9 +211,8 @@ impl Task<'_> {
         simd: S,
         queries: &Differentiated,
         segment: &Segment,
-        (weights, d_scores): (&[f32], &[f32]),
-        d_q: &mut [f32],
-        sums: &mut Sums,
+        (keys, weights, d_scores): ((*const f32, usize), &[f32], &[f32]),
+        (d_q, sums, copy): (&mut [f32], &mut Sums, &mut Vec<f32>),
     ) {
         let Self { problem, targets, .. } = *self;
         let tile = &queries.tile;
@@ -232,15 +236,17 @@ impl Task<'_> {
         // the lengths asserted and sliced.
         unsafe {
             if let (Some(target), false) = (&targets.v, queries.d_o.is_empty()) {
-                let to = segment.rows_mut(tile, target, &mut sums.extra_v, g, v);
+                let to = segment.rows_mut(tile, target, &mut sums.extra_v, (g, v), copy);
                 multiply(simd, to_keys(weights, &queries.d_o, v, to));
+                segment.add_copy(tile, target, (g, v), copy);
             }
             if let Some(target) = &targets.k {
-                let to = segment.rows_mut(tile, target, &mut sums.extra_k, g, k);
+                let to = segment.rows_mut(tile, target, &mut sums.extra_k, (g, k), copy);
                 multiply(simd, to_keys(d_scores, &tile.rows, k, to));
+                segment.add_copy(tile, target, (g, k), copy);
             }
             if targets.q.is_some() {
-                let (b, b_row) = segment.rows(tile, (problem.k, problem.extra.map(|([k, _], _)| k)), g);
+                let (b, b_row) = keys;
                 let product = Product {
                     m: rows,
                     n: k,
@@ -261,6 +267,14 @@ impl Task<'_> {
             tile.add_to_table(problem, segment, d_scores, table);
         }
     }
+}
+
+/// Rows of keys and values side by side, and of gradients of either.
+#[derive(Default)]
+struct Copies {
+    k: Vec<f32>,
+    v: Vec<f32>,
+    sums: Vec<f32>,
 }
 
 /// A tile of queries with what their gradients need.
@@ -302,14 +316,20 @@ impl<'a> Differentiated<'a> {
 
     /// Weights and gradients of the scores of a segment, `[keys, lanes]`.
     #[inline(always)]
-    fn segment<S: Simd>(&self, simd: S, problem: &Problem, segment: &Segment, weights: &mut [f32], d_scores: &mut [f32]) {
+    fn segment<S: Simd>(
+        &self,
+        simd: S,
+        problem: &Problem,
+        segment: &Segment,
+        [keys, (v, v_row)]: [(*const f32, usize); 2],
+        weights: &mut [f32],
+        d_scores: &mut [f32],
+    ) {
         let tile = &self.tile;
-        tile.scores(simd, problem, segment, weights);
+        tile.scores(simd, problem, segment, keys, weights);
         if self.d_o.is_empty() {
             d_scores.fill(0.0);
         } else {
-            let outside = problem.extra.map(|([_, v], _)| v);
-            let (v, v_row) = segment.rows(tile, (problem.v, outside), problem.group(tile.h));
             tile.product(simd, segment, (v, v_row, problem.v.width()), &self.packed, d_scores, false);
         }
         let vectors = segment.lanes.start / S::F32_LANES..segment.lanes.end / S::F32_LANES;

@@ -58,13 +58,17 @@ impl WithSimd for Task<'_> {
         let mut running = Running::new(tile.width);
         let mut scores = scratch(segments.iter().map(Segment::len).sum::<usize>().min(SCORES + QUERIES * QUERIES));
         let mut sums = vec![0.0; tile.count * v]; // [queries, V]
+        let (outside_k, outside_v) = (problem.extra.map(|([k, _], _)| k), problem.extra.map(|([_, v], _)| v));
+        let g = problem.group(h);
+        let mut copy = Vec::new();
         let mut rest = &segments[..];
         let mut first = true;
         while !rest.is_empty() {
             let chunk = chunk(&mut rest);
             let mut at = 0;
             for segment in chunk {
-                tile.scores(simd, problem, segment, &mut scores[at..at + segment.len()]);
+                let keys = segment.rows(&tile, (problem.k, outside_k), g, &mut copy);
+                tile.scores(simd, problem, segment, keys, &mut scores[at..at + segment.len()]);
                 at += segment.len();
             }
             running.absorb(simd, chunk, &mut scores[..at]);
@@ -81,7 +85,8 @@ impl WithSimd for Task<'_> {
             first = false;
             let mut at = 0;
             for segment in chunk {
-                add_values(simd, problem, &tile, segment, &scores[at..at + segment.len()], &mut sums);
+                let values = segment.rows(&tile, (problem.v, outside_v), g, &mut copy);
+                add_values(simd, problem, &tile, segment, values, (&scores[at..at + segment.len()], &mut sums));
                 at += segment.len();
             }
         }
@@ -111,10 +116,15 @@ fn chunk<'a>(rest: &mut &'a [Segment]) -> &'a [Segment] {
 
 /// `sums += Pᵀ V` for the weights of a segment.
 #[inline(always)]
-fn add_values<S: Simd>(simd: S, problem: &Problem, tile: &Tile, segment: &Segment, weights: &[f32], sums: &mut [f32]) {
+fn add_values<S: Simd>(
+    simd: S,
+    problem: &Problem,
+    tile: &Tile,
+    segment: &Segment,
+    (v, v_row): (*const f32, usize),
+    (weights, sums): (&[f32], &mut [f32]),
+) {
     let (lanes, width) = (&segment.lanes, problem.v.width());
-    let outside = problem.extra.map(|([_, v], _)| v);
-    let (v, v_row) = segment.rows(tile, (problem.v, outside), problem.group(tile.h));
     assert!(weights.len() == segment.len() && sums.len() == tile.count * width);
     let product = Product {
         m: lanes.end.min(tile.count) - lanes.start,

@@ -125,10 +125,15 @@ impl<'a> Tile<'a> {
 
     /// Scores to base 2 of a segment, `[keys, lanes]`, −∞ where hidden. Lanes without a query hold numbers that mean nothing.
     #[inline(always)]
-    pub(super) fn scores<S: Simd>(&self, simd: S, problem: &Problem, segment: &Segment, scores: &mut [f32]) {
+    pub(super) fn scores<S: Simd>(
+        &self,
+        simd: S,
+        problem: &Problem,
+        segment: &Segment,
+        (k, k_row): (*const f32, usize),
+        scores: &mut [f32],
+    ) {
         let add = self.begin(problem, segment, scores);
-        let outside = problem.extra.map(|([k, _], _)| k);
-        let (k, k_row) = segment.rows(self, (problem.k, outside), problem.group(self.h));
         self.product(simd, segment, (k, k_row, problem.k.width()), &self.packed, scores, add);
     }
 
@@ -169,10 +174,12 @@ impl<'a> Tile<'a> {
         }
         let width = segment.lanes.len();
         if let (true, Some([rows, columns])) = (segment.whole, &self.relative) {
-            let row = rows.row(y, &segment.lanes);
-            for (j, scores) in scores.chunks_exact_mut(width).enumerate() {
-                for ((score, row), column) in scores.iter_mut().zip(row).zip(columns.row(x + j, &segment.lanes)) {
-                    *score = row + column;
+            for (i, scores) in scores.chunks_exact_mut(width * segment.row).enumerate() {
+                let row = rows.row(y + i, &segment.lanes);
+                for (j, scores) in scores.chunks_exact_mut(width).enumerate() {
+                    for ((score, row), column) in scores.iter_mut().zip(row).zip(columns.row(x + j, &segment.lanes)) {
+                        *score = row + column;
+                    }
                 }
             }
             return true;
@@ -239,12 +246,15 @@ impl<'a> Tile<'a> {
     #[inline(always)]
     pub(super) fn add_to_relative(segment: &Segment, d_scores: &[f32], [rows, columns]: &mut [Shifted; 2]) {
         let Place::Grid([_, y, x]) = segment.place else { return };
-        let row = rows.row_mut(y, &segment.lanes);
-        for (j, d_scores) in d_scores.chunks_exact(segment.lanes.len()).enumerate() {
-            let column = columns.row_mut(x + j, &segment.lanes);
-            for ((row, column), d) in row.iter_mut().zip(column).zip(d_scores) {
-                *row += d;
-                *column += d;
+        let width = segment.lanes.len();
+        for (i, d_scores) in d_scores.chunks_exact(width * segment.row).enumerate() {
+            let row = rows.row_mut(y + i, &segment.lanes);
+            for (j, d_scores) in d_scores.chunks_exact(width).enumerate() {
+                let column = columns.row_mut(x + j, &segment.lanes);
+                for ((row, column), d) in row.iter_mut().zip(column).zip(d_scores) {
+                    *row += d;
+                    *column += d;
+                }
             }
         }
     }
