@@ -153,7 +153,7 @@ mixers! {
 impl MixerConfig {
     /// Whether the kind has a bidirectional form, [`Mixer::attend`].
     pub fn is_bidirectional(&self) -> bool {
-        registry::find(self.kind()).is_some_and(|entry| entry.direction == Direction::Both)
+        registry::find(self.kind()).is_some_and(|entry| entry.direction() == Some(Direction::Both))
     }
 }
 
@@ -182,6 +182,6 @@ impl Mixer {
 
 /// The kinds with a bidirectional form, for messages.
 fn bidirectional() -> String {
-    let kinds = registry::MECHANISMS.iter().filter(|entry| entry.direction == Direction::Both).map(|entry| entry.id);
+    let kinds = registry::MECHANISMS.iter().filter(|entry| entry.direction() == Some(Direction::Both)).map(|entry| entry.id);
     kinds.collect::<Vec<_>>().join(", ")
 }

@@ -6,6 +6,17 @@ use crate::golden::{golden_root, headers};
 ///
 /// A test may run only kinds that stand here, and [`crate::run`] fails on a file of one that stands here but has no test.
 const BUILT: &[(&str, &[&str])] = &[
+    ("biformer", &["layer.bra", "layer.bra_conv", "layer.attention_lepe", "layer.biformer_block"]),
+    (
+        "davit",
+        &[
+            "layer.window_attention",
+            "layer.channel_attention",
+            "layer.davit_spatial_block",
+            "layer.davit_channel_block",
+            "layer.davit_patch_merge",
+        ],
+    ),
     (
         "flowformer",
         &[
@@ -18,9 +29,13 @@ const BUILT: &[(&str, &[&str])] = &[
             "model.flowformer_time_series",
         ],
     ),
+    ("halonet", &["layer.halo_attention", "layer.halo_attention_out_proj", "layer.halo_rel_pos_logits"]),
     ("kimi-linear", &["op.kda", "op.kda_gate", "layer.kda", "layer.mla", "layer.moe", "model.kimi_linear"]),
     ("lightning-attention", &["op.lightning_attention", "op.decay_slopes"]),
+    ("neighborhood-attention", &["op.neighborhood_attention", "layer.nat"]),
     ("nprf", &["op.nprf", "op.nprf_2d", "op.favor_plus", "layer.nprf_block", "model.nprf_lm"]),
+    ("polarized-self-attention", &["layer.psa_paper", "layer.psa_official_parallel", "layer.psa_official_sequential"]),
+    ("s2aformer", &["layer.ssa", "layer.lim", "layer.hpb"]),
     ("tnl", &["op.srmsnorm", "layer.lrpe", "layer.sglu", "layer.tnl_gla", "model.tnl"]),
 ];
 

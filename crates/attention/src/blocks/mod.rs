@@ -1,4 +1,4 @@
-//! What mechanisms and models share: norms, gated linear units, mixtures of experts, short convolutions, positions, packed sequences.
+//! What mechanisms and models share: norms, gated linear units, mixtures of experts, convolutions, positions, packed sequences, maps of images.
 
 mod activation;
 mod adamw;
@@ -7,17 +7,22 @@ mod cache;
 pub(crate) mod cube;
 mod custom_gradient;
 pub(crate) mod decayed_product;
+mod depthwise;
 pub(crate) mod flex;
 mod grouped;
 pub(crate) mod kernel;
 mod lazy;
 mod linear;
 mod loss;
+mod map;
 mod maybe;
+mod merge;
 mod mlp;
 mod moe;
+pub(crate) mod neighborhood;
 mod norm;
 mod packed;
+mod patch_merge;
 pub(crate) mod raw;
 mod rotary;
 mod scale;
@@ -29,23 +34,29 @@ pub(crate) mod softmax;
 mod split;
 #[cfg(test)]
 mod tests;
+mod vision_block;
 
 pub use activation::{gelu, gelu_tanh, product, sigmoid, silu, silu_gate};
 pub use adamw::AdamWStep;
 pub(crate) use cache::TokenCache;
-pub(crate) use custom_gradient::{GradientRule, of_backend, primitive, with_gradient};
+pub(crate) use custom_gradient::{GradientRule, JointRule, of_backend, primitive, with_gradient, with_gradients};
 pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product, takes_half};
+pub use depthwise::{DepthwiseConv, DepthwiseConvConfig};
 pub(crate) use lazy::lazy_param;
 pub use linear::{linear, project, project_each, project_split};
 pub use loss::{cross_entropy, linear_cross_entropy};
+pub use map::{batch_norm, crop_map, from_windows, pad_map, to_windows};
 pub(crate) use maybe::Maybe;
+pub use merge::merge_attentions;
 pub use mlp::{Mlp, MlpConfig, MlpKind};
 pub use moe::{Experts, Moe, MoeConfig, Router, Routing};
 pub use norm::{Norm, NormKind, gated_rms_norm, l2_norm, srms_norm};
 pub(crate) use packed::check_cu_seqlens;
+pub use patch_merge::PatchMerge;
 pub use rotary::rotary;
 pub use scale::{scale, sum_of_squares};
 pub(crate) use scan::{LOG_ZERO, prefix_sum, running_log_sum_exp};
 pub(crate) use second_output::SecondOutput;
 pub use short_conv::ShortConv;
 pub use split::split;
+pub use vision_block::{VisionBlock, VisionBlockConfig};

@@ -3,5 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in helpers of tests too")]
 
+mod image_mixers;
 mod mixers;
 mod readme;
+mod weights;

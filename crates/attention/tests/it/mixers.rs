@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
-use burn::{
-    module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{Bool, Device, Distribution, Gradients, Int, Tensor, TensorData},
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use regard::{
+    ImageMixerConfig, LayerPlace, Mixer, MixerConfig, MixerMemory, SequenceMixer,
+    registry::{self, Interface},
 };
-use regard::{LayerPlace, Mixer, MixerConfig, MixerMemory, SequenceMixer, registry};
 use regard_testkit::{Sampler, assert_close, cpu, relative_error, three_way};
+
+use crate::weights::{enlarged, without_gradient};
 
 const HEADS: usize = 4;
 const WIDTH: usize = 32;
@@ -22,19 +24,8 @@ fn for_each_mixer(device: &Device, check: impl Fn(&str, &Mixer)) {
         for place in PLACES {
             device.seed(17);
             let mixer = MixerConfig::named(kind, HEADS).unwrap().init(WIDTH, place, device).unwrap();
-            // Projections are drawn small in some mechanisms: larger ones let every part matter.
-            let mixer = mixer.map(&mut Enlarge);
-            check(&format!("{kind}, layer {}", place.index), &mixer);
+            check(&format!("{kind}, layer {}", place.index), &enlarged(mixer));
         }
-    }
-}
-
-/// Draws all matrices from N(0, 0.3).
-struct Enlarge;
-
-impl ModuleMapper for Enlarge {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if D == 2 { Param::from_tensor(param.val().random_like(Distribution::Normal(0.0, 0.3))) } else { param }
     }
 }
 
@@ -50,8 +41,13 @@ fn hidden_but(range: &Range<usize>, length: usize) -> Tensor<2, Bool> {
 
 #[test]
 fn every_kind_is_registered_and_every_entry_is_a_kind() {
-    let ids: Vec<_> = registry::MECHANISMS.iter().map(|entry| entry.id).collect();
-    assert_eq!(ids, MixerConfig::KINDS);
+    let ids = |image: bool| {
+        let entries = registry::MECHANISMS.iter().filter(|entry| (entry.interface == Interface::Image) == image);
+        entries.map(|entry| entry.id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(false), MixerConfig::KINDS);
+    assert_eq!(ids(true), ImageMixerConfig::KINDS);
+    assert!(registry::MECHANISMS.is_sorted_by_key(|entry| entry.id));
     for entry in registry::MECHANISMS {
         assert!(entry.page.starts_with("# ") && entry.page.contains("```rust"), "{}: the page has no title or no example", entry.id);
     }
@@ -201,30 +197,12 @@ fn no_tokens_give_no_outputs_and_leave_the_state_alone() {
 
 #[test]
 fn every_weight_gets_a_gradient() {
-    struct Missing<'a>(&'a Gradients, Vec<String>, Vec<String>);
-    impl ModuleVisitor for Missing<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.1.push(name.into());
-        }
-
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.1.pop();
-        }
-
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let gradient = param.val().grad(self.0);
-            if !gradient.is_some_and(|g| g.abs().sum().into_scalar::<f32>() > 0.0) {
-                self.2.push(self.1.join("."));
-            }
-        }
-    }
     let device = cpu().autodiff();
     for_each_mixer(&device, |what, mixer| {
         let x = Tensor::<3>::from_data(tokens(62, [2, 20]).into_data(), &device);
         let gradients = mixer.forward(x, None).powf_scalar(2.0).sum().backward();
-        let mut missing = Missing(&gradients, Vec::new(), Vec::new());
-        mixer.visit(&mut missing);
-        assert!(missing.2.is_empty(), "{what}: no gradient for {}", missing.2.join(", "));
+        let missing = without_gradient(mixer, &gradients);
+        assert!(missing.is_empty(), "{what}: no gradient for {}", missing.join(", "));
     });
 }
 

@@ -2,22 +2,28 @@
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
-use regard::registry::{Direction, MECHANISMS};
+use regard::registry::MECHANISMS;
 
 const BEGIN: &str = "<!-- mechanisms: written by `REGARD_WRITE=1 cargo test --workspace readme` -->\n";
 const END: &str = "<!-- end of mechanisms -->\n";
 
 fn written() -> String {
     let mut table = String::from(
-        "| id | mechanism | causal / both | time per head | state per head | fused kernels | paper |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+        "| id | mechanism | causal / both / image | time per head | state per head | fused kernels | paper |\n| --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for m in MECHANISMS {
-        let direction = match m.direction {
-            Direction::Causal => "causal",
-            Direction::Both => "both",
-        };
         let kernels = if m.kernels.is_empty() { "-".to_owned() } else { m.kernels.join(", ") };
-        writeln!(table, "| `{}` | {} | {direction} | {} | {} | {kernels} | {} |", m.id, m.name, m.time, m.state, m.paper).unwrap();
+        writeln!(
+            table,
+            "| `{}` | {} | {} | {} | {} | {kernels} | {} |",
+            m.id,
+            m.name,
+            m.interface.name(),
+            m.time,
+            m.state().unwrap_or("-"),
+            m.paper
+        )
+        .unwrap();
     }
     table
 }

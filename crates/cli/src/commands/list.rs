@@ -1,6 +1,6 @@
 use burn::tensor::{DType, Device};
 use clap::builder::PossibleValuesParser;
-use regard::registry::{Direction, Entry, MECHANISMS};
+use regard::registry::{Entry, MECHANISMS};
 use regard_models::registry::{Network, networks};
 use regard_repro::reproduce::{CLAIMS, Shipped, Test, Verdict, shipped, shipped_for};
 use regard_train::TaskConfig;
@@ -13,8 +13,9 @@ use crate::{
 
 /// List the mechanisms and the tasks, the named networks or the claims of the papers, or show the page of a mechanism
 ///
-/// Time counts the operations of a forward pass over T tokens per head, state the numbers kept per head while decoding; K and V are
-/// the widths of keys and values, C a block of tokens, R and r the widths of a latent vector and of a key part shared by H heads.
+/// Time counts the operations of a forward pass per head, over T tokens or a map of N tokens of an image, state the numbers kept per head
+/// while decoding; K and V are the widths of keys and values, C a block of tokens, W the keys in a window, R and r the widths of a latent
+/// vector and of a key part shared by H heads. The direction of a layer over maps is `image`.
 /// Of a task the table shows the options of its section in the file of a run, with their defaults, and what it reads besides.
 #[derive(clap::Args)]
 #[command(
@@ -60,7 +61,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     let mut table = table(["ID", "NAME", "DIRECTION", "TIME", "STATE", "FUSED KERNELS", "CLAIMS", "PAPER"]);
     for m in MECHANISMS {
         let kernels = if m.kernels.is_empty() { "-".to_owned() } else { m.kernels.join(", ") };
-        table.add_row([m.id, m.name, direction(m), m.time, m.state, &kernels, &verdicts(m), m.paper]);
+        table.add_row([m.id, m.name, m.interface.name(), m.time, m.state().unwrap_or("-"), &kernels, &verdicts(m), m.paper]);
     }
     output.data(&format!("{}\n\n{}", render(table), tasks()))
 }
@@ -192,21 +193,14 @@ fn mebibytes(bytes: usize) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-fn direction(entry: &Entry) -> &'static str {
-    match entry.direction {
-        Direction::Causal => "causal",
-        Direction::Both => "both",
-    }
-}
-
 fn describe(m: &Entry) -> serde_json::Value {
     json!({
         "id": m.id,
         "name": m.name,
         "paper": m.paper,
-        "direction": direction(m),
+        "direction": m.interface.name(),
         "time": m.time,
-        "state": m.state,
+        "state": m.state(),
         "kernels": m.kernels,
         "claims": shipped_for(m.id),
     })

@@ -6,6 +6,7 @@
 mod activation;
 mod adamw;
 mod decay_gate;
+mod depthwise;
 mod gated_norm;
 mod head;
 mod join;
@@ -149,6 +150,23 @@ pub(crate) fn short_conv(x: Tensor<3>, filters: Tensor<2>, before: Tensor<3>, nu
     let y = short_conv::forward(&inner, &plan);
     let inputs = [x.into_dispatch(), filters.into_dispatch(), before.into_dispatch()];
     node(inputs, y, inner, move |saved, grad| short_conv::backward(&saved, &plan, &grad))
+}
+
+/// Maps `[B, Y, X, C]` convolved with filters `[C, 1, k, k]`, one per channel, and biases `[C]` added, on the CPU.
+pub(crate) fn depthwise_conv(x: Tensor<4>, filters: Tensor<4>, bias: Option<Tensor<1>>, [stride, padding]: [usize; 2]) -> Tensor<4> {
+    let plan = depthwise::Plan { kernel: filters.dims()[2], stride, padding };
+    let saved = [flat(&x), flat(&filters)];
+    let y = depthwise::forward(&saved[0], &saved[1], bias.as_ref().map(flat).as_ref(), plan);
+    let (x, filters) = (x.into_dispatch(), filters.into_dispatch());
+    match bias {
+        Some(bias) => {
+            node([x, filters, bias.into_dispatch()], y, saved, move |[x, filters], grad| depthwise::backward(&x, &filters, &grad, plan))
+        }
+        None => node([x, filters], y, saved, move |[x, filters], grad| {
+            let [x, filters, _] = depthwise::backward(&x, &filters, &grad, plan);
+            [x, filters]
+        }),
+    }
 }
 
 /// `−exp(a_log) softplus(f + bias)`, or `bound · sigmoid(exp(a_log) (f + bias))`, on the CPU: `f` `[B, T, H, K]`, `a_log` `[H]`, `bias`

@@ -1,0 +1,2 @@
+mod goldens;
+mod operation;

@@ -1,0 +1,102 @@
+use burn::{
+    module::{Initializer, Module, Param},
+    tensor::{Device, Tensor},
+};
+
+use super::{DepthwiseConv, DepthwiseConvConfig, Mlp, MlpConfig, MlpKind, Norm, NormKind};
+use crate::{Result, SpatialMixer};
+
+/// Configuration of a [`VisionBlock`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct VisionBlockConfig {
+    /// Inner width of the channel mixer.
+    pub d_ff: usize,
+    /// ε of the norms.
+    pub norm_epsilon: f64,
+    /// Rows and columns of the depthwise convolution before the mixer, if there is one.
+    pub conv: Option<usize>,
+    /// The same before the channel mixer.
+    pub channel_conv: Option<usize>,
+    /// Initial value of the factors γ, if there are any.
+    pub layer_scale: Option<f64>,
+}
+
+impl VisionBlockConfig {
+    /// The block of width `d_model` around a mixer.
+    ///
+    /// # Errors
+    /// If a size is 0.
+    pub fn init<M: Module>(&self, d_model: usize, mixer: M, device: &Device) -> Result<VisionBlock<M>> {
+        let conv = |kernel: Option<usize>| kernel.map(|kernel| DepthwiseConvConfig::same(d_model, kernel).init(device)).transpose();
+        let norm = || NormKind::Layer.init(d_model, self.norm_epsilon, device);
+        let gamma = || self.layer_scale.map(|value| Initializer::Constant { value }.init([d_model], device));
+        Ok(VisionBlock {
+            conv: conv(self.conv)?,
+            norm: norm(),
+            mixer,
+            gamma: gamma(),
+            channel_conv: conv(self.channel_conv)?,
+            channel_norm: norm(),
+            mlp: MlpConfig { kind: MlpKind::Gelu, d_model, d_ff: self.d_ff, bias: true }.init(device)?,
+            channel_gamma: gamma(),
+        })
+    }
+}
+
+/// The block of most vision transformers over maps, around any mixer:
+///
+/// ```text
+/// x ← x + conv(x)      x ← x + γ ⊙ mixer(norm(x))      x ← x + conv'(x)      x ← x + γ' ⊙ mlp(norm'(x))
+/// ```
+///
+/// Convolutions and γ are left out where there are none.
+#[derive(Module, Debug)]
+pub struct VisionBlock<M: Module> {
+    /// The positions that a convolution tells the mixer of.
+    pub conv: Option<DepthwiseConv>,
+    /// Before the mixer.
+    pub norm: Norm,
+    /// The mixer of tokens.
+    pub mixer: M,
+    /// γ `[D]`
+    pub gamma: Option<Param<Tensor<1>>>,
+    /// conv'
+    pub channel_conv: Option<DepthwiseConv>,
+    /// Before the channel mixer.
+    pub channel_norm: Norm,
+    /// The mixer of channels.
+    pub mlp: Mlp,
+    /// γ' `[D]`
+    pub channel_gamma: Option<Param<Tensor<1>>>,
+}
+
+impl<M: Module + SpatialMixer> VisionBlock<M> {
+    /// Transforms maps.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, Y, X, D]`; output: the same
+    ///
+    /// # Panics
+    /// As the mixer.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = with_conv(self.conv.as_ref(), x);
+        let mixed = self.mixer.forward(self.norm.forward(x.clone()));
+        let x = with_conv(self.channel_conv.as_ref(), x + scaled(mixed, self.gamma.as_ref()));
+        let mixed = self.mlp.forward(self.channel_norm.forward(x.clone()));
+        x + scaled(mixed, self.channel_gamma.as_ref())
+    }
+}
+
+fn with_conv(conv: Option<&DepthwiseConv>, x: Tensor<4>) -> Tensor<4> {
+    match conv {
+        Some(conv) => x.clone() + conv.forward(x),
+        None => x,
+    }
+}
+
+fn scaled(x: Tensor<4>, gamma: Option<&Param<Tensor<1>>>) -> Tensor<4> {
+    match gamma {
+        Some(gamma) => x * gamma.val().unsqueeze(),
+        None => x,
+    }
+}

@@ -1,0 +1,4 @@
+mod errors;
+mod goldens;
+mod operation;
+mod sweep;
