@@ -3,7 +3,14 @@
 //! A kernel enters through [`pulp::Arch::dispatch`], which picks the widest instruction set of the machine at run time. Functions here
 //! are inlined into that context.
 
-use pulp::Simd;
+use pulp::{MemMask, Simd};
+
+/// The first `count` lanes of a vector, for loads and stores. Built from the mask alone: what `mask_between_m32s` returns calls a function
+/// through a pointer for every access, several times slower than the instructions for it.
+#[inline(always)]
+pub(crate) fn first_lanes<S: Simd>(simd: S, count: usize) -> MemMask<S::m32s> {
+    MemMask::new(simd.mask_between_m32s(0, count.min(S::F32_LANES) as u32).mask())
+}
 
 /// Memory whose content the caller must not rely on: it is NaN in this crate's own tests, so that a kernel that reads what it has
 /// not written fails them.

@@ -1,5 +1,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
+use crate::blocks::simd::first_lanes;
+
 /// One token: `S ← λ S + kᵀ v`, then `o = scale · q S`, in one pass over the state.
 pub(crate) struct Step<'a> {
     pub(crate) q: &'a [f32],
@@ -52,7 +54,7 @@ impl Step<'_> {
     /// N vectors of columns over all rows of the state; with `TAIL`, one vector of `width` columns.
     #[inline(always)]
     unsafe fn columns<S: Simd, const N: usize, const TAIL: bool>(&mut self, simd: S, column: usize, width: usize) {
-        let mask = simd.mask_between_m32s(0, width.min(S::F32_LANES) as u32);
+        let mask = first_lanes(simd, width);
         // SAFETY: `run` has checked the lengths, and the caller keeps the columns in range.
         unsafe {
             let load = |p: *const f32| if TAIL { simd.mask_load_ptr_f32s(mask, p) } else { p.cast::<S::f32s>().read_unaligned() };

@@ -3,6 +3,7 @@
 use pulp::{MemMask, Simd};
 
 use super::{Band, Product};
+use crate::blocks::simd::first_lanes;
 
 /// What becomes of a sum, given what was there before.
 pub(super) trait Finish: Copy {
@@ -32,7 +33,7 @@ impl At {
     /// The lanes of a last vector.
     #[inline(always)]
     pub(super) fn mask<S: Simd>(self, simd: S) -> MemMask<S::m32s> {
-        simd.mask_between_m32s(0, self.width.min(S::F32_LANES) as u32)
+        first_lanes(simd, self.width)
     }
 
     /// A vector, of which a tail has some lanes alone.

@@ -2,6 +2,8 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
+use crate::blocks::simd::first_lanes;
+
 /// `X ← M⁻¹ (X − A B)` in place, M unit lower triangular, of which the part below the diagonal is read.
 #[derive(Clone, Copy)]
 pub(super) struct Solve {
@@ -88,7 +90,7 @@ impl Solve {
     /// R rows × V vectors of X, held in registers: what earlier rows contribute, then the small triangle among themselves.
     #[inline(always)]
     unsafe fn block<S: Simd, const R: usize, const V: usize, const TAIL: bool>(&self, simd: S, row: usize, columns: Range<usize>) {
-        let mask = simd.mask_between_m32s(0, columns.len().min(S::F32_LANES) as u32);
+        let mask = first_lanes(simd, columns.len());
         // SAFETY: forwarded from `solve`; `TAIL` blocks have one vector, of which the mask covers the columns.
         unsafe {
             let load = |p: *const f32| if TAIL { simd.mask_load_ptr_f32s(mask, p) } else { p.cast::<S::f32s>().read_unaligned() };
