@@ -15,6 +15,17 @@ pub(crate) const BACKENDS: &[(&str, bool)] = &[
     ("rocm", cfg!(feature = "rocm")),
 ];
 
+/// Has Burn read the state of optimisers on the CPU, from where it goes to the run's device. Otherwise it reads it on its default device,
+/// which in a build for GPUs is one, there or not.
+///
+/// To be called before there are other threads.
+pub(crate) fn load_on_the_cpu() {
+    if std::env::var_os("BURN_DEVICE").is_none() {
+        // SAFETY: nobody else reads the environment yet.
+        unsafe { std::env::set_var("BURN_DEVICE", "flex") };
+    }
+}
+
 /// `--device`, shared by all commands that compute.
 #[derive(clap::Args)]
 pub(crate) struct DeviceArg {

@@ -19,6 +19,7 @@ use clap::{Parser, error::ErrorKind};
 use crate::{cli::Cli, failure::Failure, output::Output};
 
 fn main() -> ExitCode {
+    device::load_on_the_cpu();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // --help and --version, and the help that answers a bare `regard`.

@@ -14,7 +14,7 @@ mod toml_file;
 pub use engine::{
     Budget, Dashboard, EvalConfig, EvalRecord, Evaluated, Evaluation, Event, Hooks, LogLines, MemoryMeter, Observer, OptimizerConfig,
     Outcome, Precision, Record, Run, RunConfig, ScheduleKind, Split, Start, Status, StepCost, StepRecord, TrainConfig, Trainer,
-    measure_step,
+    measure_pace, measure_step,
 };
 pub use error::{Error, Result};
 pub use generate::{Generated, Sampling, generate};

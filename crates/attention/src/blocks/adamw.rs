@@ -21,7 +21,7 @@ pub struct AdamWStep {
 }
 
 impl AdamWStep {
-    /// The next `θ`, `m` and `v`, computed in one pass on the CPU; nothing on another device or in another type than f32. The tensors are
+    /// The next `θ`, `m` and `v`, computed in one pass on the CPU and on NVIDIA GPUs; nothing on another device or in another type than f32. The tensors are
     /// without automatic differentiation.
     ///
     /// # Shapes
@@ -33,6 +33,10 @@ impl AdamWStep {
         let all = [parameter, gradient, moments[0], moments[1]];
         let on_cpu = all.iter().all(|x| kernel::on_cpu(&x.device(), x.dtype()));
         assert!(all.iter().all(|x| x.dims() == parameter.dims()), "shapes of parameter, gradient and moments");
+        #[cfg(feature = "cube")]
+        if let Some(next) = kernel::gpu::adamw(all, *self) {
+            return Some(next);
+        }
         on_cpu.then(|| kernel::adamw(all, *self))
     }
 }

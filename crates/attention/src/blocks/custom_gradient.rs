@@ -1,4 +1,5 @@
 use std::{
+    cell::RefCell,
     fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -71,7 +72,7 @@ pub(crate) fn with_gradients<const D: usize, const N: usize, const M: usize>(
 ) -> [Tensor<D>; M] {
     // A node has one output. So the outputs are children of a node that is a number: they leave their gradients in these places and
     // send it a number, by which it knows that it has to run, after them.
-    let number = Tensor::<1>::zeros([1], (&outputs[0].device(), outputs[0].dtype()));
+    let number = number(&outputs[0]);
     let places = Places(Arc::new(Mutex::new([const { None }; M])));
     let whole = with_gradient(inputs, number, Arc::new(Joint { places: places.clone(), rule }));
     let mut index = 0;
@@ -107,11 +108,29 @@ struct Part<const M: usize> {
 
 impl<const M: usize> GradientRule<1> for Part<M> {
     fn gradients(&self, upstream: DispatchTensor, _: [bool; 1]) -> [Option<DispatchTensor>; 1] {
-        let like: Tensor<1> = Tensor::from_dispatch(upstream.clone());
-        let number = Tensor::<1>::zeros([1], (&like.device(), like.dtype()));
-        self.places.0.lock().unwrap_or_else(PoisonError::into_inner)[self.index] = Some(upstream);
-        [Some(number.into_dispatch())]
+        let number = number(&Tensor::<1>::from_dispatch(upstream.clone()));
+        let mut places = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One number is enough to be told; each more would cost a kernel that adds it.
+        let first = places.iter().all(Option::is_none);
+        places[self.index] = Some(upstream);
+        [first.then(|| number.into_dispatch())]
     }
+}
+
+/// A number on the device and of the type of `like`: one for all nodes of a thread, or each would cost a kernel.
+fn number<const D: usize>(like: &Tensor<D>) -> Tensor<1> {
+    thread_local! {
+        static NUMBERS: RefCell<Vec<Tensor<1>>> = const { RefCell::new(Vec::new()) };
+    }
+    let (device, dtype) = (like.device().inner(), like.dtype());
+    NUMBERS.with_borrow_mut(|numbers| {
+        let known = numbers.iter().position(|number| number.dtype() == dtype && number.device() == device);
+        let index = known.unwrap_or_else(|| {
+            numbers.push(Tensor::zeros([1], (&device, dtype)));
+            numbers.len() - 1
+        });
+        numbers[index].clone()
+    })
 }
 
 fn attach<B, C, const N: usize>(inputs: [DispatchTensor; N], output: DispatchTensor, rule: Arc<dyn GradientRule<N>>) -> DispatchTensor

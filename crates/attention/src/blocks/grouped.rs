@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use burn::{backend::DispatchTensor, tensor::Tensor};
 
-use super::{GradientRule, with_gradient};
+use super::{GradientRule, matmul::matmul, with_gradient};
 
 /// Rows sorted by group times the matrix of their group: those of group e give `x W_eᵀ`.
 ///
@@ -26,7 +26,7 @@ pub(super) fn grouped_product(x: Tensor<2>, weights: Tensor<3>, counts: Vec<usiz
 
 /// The rows of each group times the matrix that `of` gives for the group. `[N, width]`
 fn products(x: &Tensor<2>, counts: &[usize], width: usize, of: impl Fn(usize) -> Tensor<2>) -> Tensor<2> {
-    let parts: Vec<_> = ranges(counts).map(|(e, start, count)| x.clone().narrow(0, start, count).matmul(of(e))).collect();
+    let parts: Vec<_> = ranges(counts).map(|(e, start, count)| matmul(x.clone().narrow(0, start, count), of(e))).collect();
     if parts.is_empty() { Tensor::zeros([0, width], (&x.device(), x.dtype())) } else { Tensor::cat(parts, 0) }
 }
 
@@ -60,7 +60,7 @@ impl GradientRule<2> for Grouped {
             ranges(&self.counts)
                 .fold(self.weights.zeros_like(), |sum, (e, start, count)| {
                     let [upstream, x] = [&upstream, &self.x].map(|t| t.clone().narrow(0, start, count));
-                    sum.slice_assign([e..e + 1, 0..o, 0..d], upstream.transpose().matmul(x).unsqueeze_dim(0))
+                    sum.slice_assign([e..e + 1, 0..o, 0..d], matmul(upstream.transpose(), x).unsqueeze_dim(0))
                 })
                 .into_dispatch()
         });

@@ -4,7 +4,7 @@ use super::{kernel, linear::linear};
 
 /// Mean cross entropy `−ln softmax(logits)[target]` in nats over the rows whose target is not `ignore`; 0 if there is none.
 ///
-/// Computed in f32 at least. On the CPU the softmax is never stored; the backward pass computes it again.
+/// Computed in f32 at least. On the CPU and on NVIDIA GPUs the softmax is never stored; the backward pass computes it again.
 ///
 /// # Shapes
 /// - `logits`: `[N, classes]`; `targets`: `[N]`, each below the number of classes or equal to `ignore`
@@ -14,16 +14,27 @@ use super::{kernel, linear::linear};
 /// If a target is outside the classes.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, ignore: Option<usize>) -> Tensor<1> {
     let ignore = ignore.map_or(-1, |i| i as i64);
+    let wide = if logits.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let kept = targets.clone().not_equal_elem(ignore).float().cast(wide);
+    let losses = row_losses(logits, targets, ignore);
+    losses.sum() / kept.sum().clamp_min(1.0)
+}
+
+/// The cross entropy of each row, in f32 at least.
+fn row_losses(logits: Tensor<2>, targets: Tensor<1, Int>, ignore: i64) -> Tensor<1> {
+    #[cfg(feature = "cube")]
+    if let Some(losses) = kernel::gpu::cross_entropy(&logits, &targets, ignore) {
+        return losses;
+    }
     let logits = if matches!(logits.dtype(), DType::F16 | DType::BF16) { logits.cast(DType::F32) } else { logits };
-    let kept = targets.clone().not_equal_elem(ignore).float().cast(logits.dtype());
-    let losses = if kernel::on_cpu(&logits.device(), logits.dtype()) {
+    if kernel::on_cpu(&logits.device(), logits.dtype()) {
         kernel::cross_entropy(logits, targets, ignore)
     } else {
         let row = activation::log_softmax(logits, 1);
-        let index = targets.clone().mask_fill(targets.equal_elem(ignore), 0);
-        row.gather(1, index.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg() * kept.clone()
-    };
-    losses.sum() / kept.sum().clamp_min(1.0)
+        let index = targets.clone().mask_fill(targets.clone().equal_elem(ignore), 0);
+        let kept = targets.not_equal_elem(ignore).float().cast(row.dtype());
+        row.gather(1, index.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg() * kept
+    }
 }
 
 /// Least number of logits for [`linear_cross_entropy`] to go without them: as many as a core's cache holds.

@@ -17,13 +17,17 @@ pub fn srms_norm<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
     normalise(x, None, epsilon, false)
 }
 
-/// `γ ⊙ (x − mean) / sqrt(var + ε)`, or without the mean; on the CPU as one kernel in each direction.
+/// `γ ⊙ (x − mean) / sqrt(var + ε)`, or without the mean; as one kernel in each direction on the CPU and on NVIDIA GPUs.
 pub(super) fn normalise<const D: usize>(x: Tensor<D>, gamma: Option<Tensor<1>>, epsilon: f64, center: bool) -> Tensor<D> {
     let (device, dtype) = (x.device(), x.dtype());
     let width = x.dims()[D - 1];
     if kernel::on_cpu(&device, dtype) {
         let gamma = gamma.unwrap_or_else(|| Tensor::ones([width], &device));
         return kernel::norm(x, gamma, epsilon, center);
+    }
+    #[cfg(feature = "cube")]
+    if let Some([_, y]) = kernel::gpu::norm(&x, None, gamma.as_ref(), epsilon, center) {
+        return y;
     }
     let x = if matches!(dtype, DType::F16 | DType::BF16) { x.cast(DType::F32) } else { x };
     let x = if center { x.clone() - x.mean_dim(D - 1) } else { x };
@@ -106,18 +110,29 @@ impl Norm {
     /// # Shapes
     /// - `x`: `[…, width]`; output: the same
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let y = normalise(x, self.gamma.as_ref().map(Param::val), self.epsilon, self.center);
+        self.shift(normalise(x, self.gamma.as_ref().map(Param::val), self.epsilon, self.center))
+    }
+
+    /// `y + β`
+    fn shift<const D: usize>(&self, y: Tensor<D>) -> Tensor<D> {
         match &self.beta {
             Some(beta) => y + beta.val().unsqueeze(),
             None => y,
         }
     }
 
-    /// `x + update`, and that normalised; on the CPU as one kernel in each direction.
+    /// `x + update`, and that normalised; as one kernel in each direction on the CPU and on NVIDIA GPUs.
     ///
     /// # Shapes
     /// - `x`, `update`: `[…, width]`; outputs: the same
     pub fn forward_add<const D: usize>(&self, x: Tensor<D>, update: Tensor<D>) -> [Tensor<D>; 2] {
+        #[cfg(feature = "cube")]
+        {
+            let gamma = self.gamma.as_ref().map(Param::val);
+            if let Some([sum, y]) = kernel::gpu::norm(&x, Some(&update), gamma.as_ref(), self.epsilon, self.center) {
+                return [sum, self.shift(y)];
+            }
+        }
         if self.beta.is_some() || !kernel::on_cpu(&x.device(), x.dtype()) || update.dtype() != x.dtype() || x.dims().contains(&0) {
             let sum = x + update;
             return [sum.clone(), self.forward(sum)];

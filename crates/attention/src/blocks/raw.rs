@@ -5,6 +5,8 @@ use burn::{
     tensor::{DType, Shape, Slice, TensorData},
 };
 
+use super::matmul;
+
 /// A tensor below the level of automatic differentiation, with the few operations that hand-written backward passes are made of.
 /// They read as those of [`Tensor`](burn::tensor::Tensor); the rank is known at run time.
 pub(crate) struct Raw<B: Backend>(pub(crate) FloatTensor<B>);
@@ -28,7 +30,7 @@ impl<B: Backend> Raw<B> {
     }
 
     pub(crate) fn matmul(self, other: Self) -> Self {
-        Self(B::float_matmul(self.0, other.0))
+        Self(matmul::raw::<B>(self.0, other.0))
     }
 
     /// The last two axes swapped.

@@ -3,6 +3,8 @@
 
 use burn::tensor::{Bool, Tensor};
 
+use super::matmul::matmul;
+
 /// Tokens per block. By triangular products of this size, forward and backward take three quarters of the time of one `cumsum` over
 /// the whole axis, whose backward flips the sequence twice (Flex, T = 32768, 64 channels).
 const BLOCK: usize = 32;
@@ -22,7 +24,7 @@ pub(crate) fn prefix_sum(x: Tensor<4>, start: Tensor<4>) -> (Tensor<4>, Tensor<4
     }
     if t <= BLOCK {
         let total = x.clone().sum_dim(2);
-        return (triangle(t, &x).matmul(x) + start, total);
+        return (matmul(triangle(t, &x), x) + start, total);
     }
     let n = t.div_ceil(BLOCK);
     let x = fill_up(x, n * BLOCK - t, 0.0).reshape([b, h, n, BLOCK, d]);
@@ -30,7 +32,7 @@ pub(crate) fn prefix_sum(x: Tensor<4>, start: Tensor<4>) -> (Tensor<4>, Tensor<4
     let start = start.expand([b, h, 1, d]);
     let (after, total) = prefix_sum(totals, start.clone());
     let before = Tensor::cat(vec![start, after.narrow(2, 0, n - 1)], 2).reshape([b, h, n, 1, d]);
-    let inside = triangle(BLOCK, &x).unsqueeze_dim::<5>(0).matmul(x);
+    let inside = matmul(triangle(BLOCK, &x).unsqueeze_dim::<5>(0), x);
     ((inside + before).reshape([b, h, n * BLOCK, d]).narrow(2, 0, t), total)
 }
 

@@ -4,7 +4,10 @@ use super::{
     kernel,
     options::{FlowOptions, check_shapes, column, wide, without},
 };
-use crate::{Error, Result, blocks::LOG_ZERO};
+use crate::{
+    Error, Result,
+    blocks::{LOG_ZERO, matmul},
+};
 
 const OP: &str = "flow_attention";
 
@@ -66,7 +69,7 @@ pub fn flow_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &FlowOp
     } else {
         v
     };
-    let o = q_share.matmul(k.swap_dims(2, 3).matmul(v));
+    let o = matmul(q_share, matmul(k.swap_dims(2, 3), v));
     let o = if options.allocation {
         let conserved = options.flow(q_eps, k_share.sum_dim(2) + options.eps);
         o * activation::sigmoid(conserved * (sinks / sources))

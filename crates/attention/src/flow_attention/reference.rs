@@ -3,7 +3,10 @@
 use burn::tensor::{Bool, Tensor, activation};
 
 use super::options::{FlowOptions, check_shapes, column, wide};
-use crate::{Error, Result, blocks::LOG_ZERO};
+use crate::{
+    Error, Result,
+    blocks::{LOG_ZERO, matmul},
+};
 
 /// The weights W that bidirectional Flow attention implies, `o = W v`: `W_ij = r_i c_j (q_i · k_j) / I_i`.
 ///
@@ -74,8 +77,8 @@ fn weights(q: Tensor<4>, k: Tensor<4>, options: &FlowOptions, form: Form) -> Res
     };
 
     let (q_eps, k_eps) = (q.clone() + options.eps, k.clone() + options.eps);
-    let into_sinks = received(q_eps.clone().matmul(row(k.clone())));
-    let out_of_sources = given(q.clone().matmul(row(k_eps.clone())));
+    let into_sinks = received(matmul(q_eps.clone(), row(k.clone())));
+    let out_of_sources = given(matmul(q.clone(), row(k_eps.clone())));
     let rest_q = q_eps.sum_dim(3) * options.eps + options.extra_eps; // [B, H, L, 1]
     let rest_k = row(k_eps.sum_dim(3) * options.eps + options.extra_eps); // [B, H, 1, S]
     let incoming = into_sinks.clone().sum_dim(3) + rest_q.clone();
@@ -91,7 +94,7 @@ fn weights(q: Tensor<4>, k: Tensor<4>, options: &FlowOptions, form: Form) -> Res
         None => conserved_out,
     };
 
-    let mut weights = received(q.clone().matmul(row(k))) / incoming;
+    let mut weights = received(matmul(q.clone(), row(k))) / incoming;
     if options.competition {
         let share = if causal {
             // Row j of the matrix is the competition that source j meets when it arrives: c_j stands on the diagonal.

@@ -2,6 +2,8 @@
 
 use burn::tensor::Tensor;
 
+use crate::blocks::matmul;
+
 /// `S' = Diag(exp(g_t)) S_{t-1}`, `S_t = S' + β_t k_t (v_t − S'ᵀ k_t)ᵀ`, `o_t = S_tᵀ (scale · q_t)`: decay, correct, read.
 ///
 /// O(T·K·V) time, sequential. Differentiable.
@@ -34,9 +36,9 @@ pub fn recurrent(
         let v = v.clone().narrow(1, i, 1).reshape([b, w, 1, d_v]);
         let beta = beta.clone().narrow(1, i, 1).reshape([b, w, 1, 1]);
         let decayed = state * column(&g, i).exp();
-        let correction = v - k.clone().swap_dims(2, 3).matmul(decayed.clone());
-        state = decayed + (k * beta).matmul(correction);
-        out.push(q.swap_dims(2, 3).matmul(state.clone()).reshape([b, 1, w, d_v]));
+        let correction = v - matmul(k.clone().swap_dims(2, 3), decayed.clone());
+        state = decayed + matmul(k * beta, correction);
+        out.push(matmul(q.swap_dims(2, 3), state.clone()).reshape([b, 1, w, d_v]));
     }
     let out = if t == 0 { v } else { Tensor::cat(out, 1) };
     (out, state)

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error, LayerPlace, MixerMemory, Result, SequenceMixer, StateLayout,
     blocks::{
-        Norm, NormKind, TokenCache, project, rotary,
+        Norm, NormKind, TokenCache, matmul, project, rotary,
         softmax::{SoftmaxOptions, softmax_attention},
     },
 };
@@ -223,13 +223,13 @@ impl LatentAttention {
         // [1, H, rank, n + v]
         let up = self.kv_b_proj.weight.val().reshape([1, rank, self.heads, own + value]).swap_dims(1, 2);
         let (q, q_shared) = self.queries(x, s - t);
-        let q = q.matmul(up.clone().narrow(3, 0, own).transpose()); // [B, H, T, rank]
+        let q = matmul(q, up.clone().narrow(3, 0, own).transpose()); // [B, H, T, rank]
         let q = match q_shared {
             Some(shared) => Tensor::cat(vec![q, shared], 3),
             None => q,
         };
         let o = self.attend(q, kept.clone(), kept.narrow(3, 0, rank), None);
-        self.merge(o.matmul(up.narrow(3, own, value)))
+        self.merge(matmul(o, up.narrow(3, own, value)))
     }
 
     /// The last query sees all keys, and the scale is that of the width of expanded queries.

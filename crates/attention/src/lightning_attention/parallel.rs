@@ -1,5 +1,7 @@
 use burn::tensor::Tensor;
 
+use crate::blocks::matmul;
+
 /// The blocks of [`lightning_attention`](super::lightning_attention) all at once: increments, a prefix scan over the blocks in
 /// log₂(T/C) steps, outputs. T a multiple of C = `block`.
 pub(super) fn parallel_scan(
@@ -25,7 +27,7 @@ pub(super) fn parallel_scan(
     let q = q.reshape([b, h, n, c, d_k]);
     let k = k.reshape([b, h, n, c, d_k]);
     let v = v.reshape([b, h, n, c, d_v]);
-    let increments = (k.clone() * power(row.clone().flip([3]))).transpose().matmul(v.clone()); // [B, H, n, K, V]
+    let increments = matmul((k.clone() * power(row.clone().flip([3]))).transpose(), v.clone()); // [B, H, n, K, V]
     // After the step of width d, states[a] holds the 2d blocks up to a, and in the end all.
     let mut states = Tensor::cat(vec![state.unsqueeze_dim(2), increments], 2); // [B, H, n + 1, K, V]
     let mut width = 1;
@@ -35,7 +37,7 @@ pub(super) fn parallel_scan(
         states = Tensor::cat(vec![states.clone().narrow(2, 0, width), states.narrow(2, width, n + 1 - width) + shifted], 2);
         width *= 2;
     }
-    let inside = (q.clone().matmul(k.transpose()) * power((row.clone() - column).clamp_min(0.0)).tril(0)).matmul(v);
-    let across = (q * power(row + 1.0)).matmul(states.clone().narrow(2, 0, n));
+    let inside = matmul(matmul(q.clone(), k.transpose()) * power((row.clone() - column).clamp_min(0.0)).tril(0), v);
+    let across = matmul(q * power(row + 1.0), states.clone().narrow(2, 0, n));
     ((inside + across).reshape([b, h, t, d_v]), states.narrow(2, n, 1).squeeze_dim(2))
 }

@@ -2,6 +2,8 @@
 
 use burn::tensor::Tensor;
 
+use crate::blocks::matmul;
+
 /// `S_t = λ S_{t-1} + k_tᵀ v_t`, `o_t = q_t S_t`, token by token. O(T·K·V) time, sequential.
 ///
 /// # Shapes
@@ -15,8 +17,8 @@ pub fn recurrent(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, slopes: &[f64], state
     let mut out = Vec::with_capacity(t);
     for i in 0..t {
         let at = |x: &Tensor<4>| x.clone().narrow(2, i, 1);
-        state = state * decay.clone() + at(&k).transpose().matmul(at(&v)); // [B, H, K, V]
-        out.push(at(&q).matmul(state.clone())); // [B, H, 1, V]
+        state = state * decay.clone() + matmul(at(&k).transpose(), at(&v)); // [B, H, K, V]
+        out.push(matmul(at(&q), state.clone())); // [B, H, 1, V]
     }
     (if out.is_empty() { v } else { Tensor::cat(out, 2) }, state)
 }
@@ -39,8 +41,8 @@ pub fn left_product(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, slopes: &[f64], st
 
     let distance = column(0) - index(0).reshape([1, 1, 1, t]);
     let decay = power(distance.clamp_min(0.0)).tril(0); // [1, H, T, T]
-    let out = (q.clone().matmul(k.clone().transpose()) * decay).matmul(v.clone()) + (q * power(column(1))).matmul(state.clone());
+    let out = matmul(matmul(q.clone(), k.clone().transpose()) * decay, v.clone()) + matmul(q * power(column(1)), state.clone());
     let left = k * power(column(0).flip([2]));
-    let state = state * power(Tensor::full([1, 1, 1, 1], t as f64, (&device, dtype))) + left.transpose().matmul(v);
+    let state = state * power(Tensor::full([1, 1, 1, 1], t as f64, (&device, dtype))) + matmul(left.transpose(), v);
     (out, state)
 }

@@ -4,7 +4,7 @@ use super::{
     features::{Features, Sums, exponents, largest_of_all, largest_of_token, prepared, without},
     options::{check_mask, check_shapes, column, wide},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, blocks::matmul};
 
 /// How [`favor_plus`] computes.
 #[derive(Clone, Debug)]
@@ -101,7 +101,7 @@ pub(super) fn favor_features(
     let mask = hidden.as_ref().map(column);
     let [q, k, v] = [q, without(k, mask.as_ref()), v].map(|x| x.cast(dtype));
     let [q, k] = [q, k].map(|x| prepared(x, normalised));
-    let products = |x: &Tensor<4>| x.clone().matmul(projection.clone().swap_dims(1, 2).unsqueeze_dim(0));
+    let products = |x: &Tensor<4>| matmul(x.clone(), projection.clone().swap_dims(1, 2).unsqueeze_dim(0));
     let q_shift = largest_of_token(&products(&q));
     let [b, h, ..] = k.dims();
     let k_shift = if stabilised { largest_of_all(&products(&k), mask.as_ref()) } else { Tensor::zeros([b, h, 1, 1], (&k.device(), dtype)) };

@@ -7,7 +7,7 @@ use super::{
     product::{Plan, Shift, feature_map, on_cpu, toeplitz_product},
     reference,
 };
-use crate::blocks::{Terms, decayed_product};
+use crate::blocks::{Terms, decayed_product, matmul};
 
 /// Causal attention without a bias.
 pub(super) const TERMS: Terms<'_> = Terms { slopes: None, scale: 1.0, block: 64, bounds: None };
@@ -28,7 +28,7 @@ pub(super) fn prepared(x: Tensor<4>, normalised: bool) -> Tensor<4> {
 /// `w_r · x − |x|²/2`, the logarithms of the features without their factor `1/√M`. `[B, H, T, M]`
 pub(super) fn exponents(x: Tensor<4>, projection: Tensor<3>) -> Tensor<4> {
     let half_norm = x.clone().square().sum_dim(3) * 0.5;
-    x.matmul(projection.swap_dims(1, 2).unsqueeze_dim(0)) - half_norm
+    matmul(x, projection.swap_dims(1, 2).unsqueeze_dim(0)) - half_norm
 }
 
 /// The largest exponent of each token, a constant: what is taken out of queries. `[B, H, T, 1]`
@@ -121,14 +121,14 @@ impl Features {
     /// `q_i Σ_j k_jᵀ [v_j, 1]` of these queries and the keys and values of `other`. `[B, H, T, V + 1]`
     pub(super) fn sums_over(self, other: Self) -> Tensor<4> {
         let x = other.columns();
-        self.q.matmul(other.k.swap_dims(2, 3).matmul(x))
+        matmul(self.q, matmul(other.k.swap_dims(2, 3), x))
     }
 
     /// The sums without a bias.
     pub(super) fn unbiased(self, causal: bool) -> Sums {
         let x = self.columns();
         let Self { q, k, q_shift, k_shift, .. } = self;
-        let y = if causal { decayed_product([q, k, x], None, TERMS).0 } else { q.matmul(k.swap_dims(2, 3).matmul(x)) };
+        let y = if causal { decayed_product([q, k, x], None, TERMS).0 } else { matmul(q, matmul(k.swap_dims(2, 3), x)) };
         Sums { y, shift: q_shift + k_shift }
     }
 

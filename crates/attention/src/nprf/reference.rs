@@ -6,6 +6,7 @@ use super::{
     features::{exponents, prepared, without},
     product::Grid,
 };
+use crate::blocks::matmul;
 
 /// `o_i = Σ_j p_ij v_j / Σ_j p_ij` and the denominator, `p_ij = φ(q_i)·φ(k_j) exp(b_ij)`, `φ(x) = exp(W x − |x|²/2) / √M`.
 ///
@@ -26,14 +27,14 @@ pub fn dense(
     // Burn rounds the gradient of a division by a number to f32.
     let scale = (projection.dims()[1] as f64).powf(-0.5);
     let [q, k] = [q, k].map(|x| exponents(prepared(x, normalised), projection.clone()).exp() * scale);
-    let mut weights = q.matmul(k.swap_dims(2, 3));
+    let mut weights = matmul(q, k.swap_dims(2, 3));
     if let Some(bias) = bias {
         weights = weights * bias.exp();
     }
     let weights = without(weights, hidden.as_ref());
     let denominator = weights.clone().sum_dim(3);
     let safe = denominator.clone().mask_fill(denominator.clone().equal_elem(0), 1);
-    (weights.matmul(v) / safe, denominator.squeeze_dim(3))
+    (matmul(weights, v) / safe, denominator.squeeze_dim(3))
 }
 
 /// The softmax attention that [`dense`] estimates: `p_ij = exp(q_i·k_j + b_ij)`, queries and keys prepared alike.
@@ -45,13 +46,13 @@ pub fn exact(
     hidden: Option<Tensor<4, Bool>>,
     normalised: bool,
 ) -> Tensor<4> {
-    let mut scores = prepared(q, normalised).matmul(prepared(k, normalised).swap_dims(2, 3));
+    let mut scores = matmul(prepared(q, normalised), prepared(k, normalised).swap_dims(2, 3));
     if let Some(bias) = bias {
         scores = scores + bias;
     }
-    let Some(hidden) = hidden else { return activation::softmax(scores, 3).matmul(v) };
+    let Some(hidden) = hidden else { return matmul(activation::softmax(scores, 3), v) };
     let hidden = hidden.expand(scores.dims());
-    activation::softmax(scores.mask_fill(hidden.clone(), -1e30), 3).mask_fill(hidden, 0.0).matmul(v)
+    matmul(activation::softmax(scores.mask_fill(hidden.clone(), -1e30), 3).mask_fill(hidden, 0.0), v)
 }
 
 /// The biases of all pairs of a sequence, `[1, H, N, N]`, from a table `[H, 2N − 1]`: entry `j − i + N − 1` is that of query i and
@@ -89,5 +90,5 @@ fn gathered(table: Tensor<2>, grid: Grid) -> Tensor<4> {
 
 /// `Σ_j c_ij (q_i · k_j) x_j` with the matrix of coefficients: for devices that have no kernel of the product.
 pub(super) fn product(q: Tensor<4>, k: Tensor<4>, x: Tensor<4>, coefficients: Tensor<2>, grid: Grid) -> Tensor<4> {
-    (q.matmul(k.swap_dims(2, 3)) * gathered(coefficients, grid)).matmul(x)
+    matmul(matmul(q, k.swap_dims(2, 3)) * gathered(coefficients, grid), x)
 }

@@ -7,7 +7,10 @@ use super::{
     options::NprfOptions,
     product::Plan,
 };
-use crate::{MixerMemory, StateLayout, blocks::decayed_product};
+use crate::{
+    MixerMemory, StateLayout,
+    blocks::{decayed_product, matmul},
+};
 
 /// What [`Nprf`] keeps of the tokens so far: features of keys and values of those that are nearer than the largest distance with a bias
 /// of its own, and one sum over all that are farther. Without biases the sum is all there is.
@@ -59,7 +62,7 @@ impl NprfState {
         let old = (tokens + 1).saturating_sub(farthest.max(1));
         if old > 0 {
             let pass = |x: &Tensor<4>| x.clone().narrow(2, 0, old);
-            self.far = self.far.clone() + pass(&keys).swap_dims(2, 3).matmul(with_weights(pass(&values), None));
+            self.far = self.far.clone() + matmul(pass(&keys).swap_dims(2, 3), with_weights(pass(&values), None));
         }
         [self.keys, self.values] = [keys, values].map(|x| {
             let [b, h, _, width] = x.dims();
@@ -95,8 +98,8 @@ impl Nprf {
         let near = if t == 1 {
             // All distances at once: a row of the matrix.
             let row = c.clone().narrow(1, middle + 1 - total, total).reshape([1, h, 1, total]);
-            let weights = q.clone().matmul(keys.clone().swap_dims(2, 3)) * row;
-            Tensor::cat(vec![weights.clone().matmul(values.clone()), weights.sum_dim(3)], 3)
+            let weights = matmul(q.clone(), keys.clone().swap_dims(2, 3)) * row;
+            Tensor::cat(vec![matmul(weights.clone(), values.clone()), weights.sum_dim(3)], 3)
         } else {
             // The tokens of the state take part as keys, with queries of zeros.
             let nobody = Tensor::zeros([b, h, total - t, m], (&q.device(), q.dtype()));
@@ -105,7 +108,7 @@ impl Nprf {
             all.biased(c, Plan { ratio: false, ..self.plan(total, true) }).narrow(2, total - t, t)
         };
         let farthest = c.narrow(1, middle - self.farthest(), 1).reshape([1, h, 1, 1]);
-        let y = near + q.matmul(state.far.clone()) * farthest;
+        let y = near + matmul(q, state.far.clone()) * farthest;
         state.append(keys, values, self.farthest());
         self.merge(ratio(y, constant))
     }

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Bool, DType, Tensor, activation};
 
+use crate::blocks::matmul;
+
 /// `o_t = Σ_s p_ts v_s`, `p_t = softmax_s(scale · q_t · k_s + bias_ts)` over the keys that are not hidden, and
 /// `lse_t = ln Σ_s exp(scale · q_t · k_s + bias_ts)`.
 ///
@@ -19,13 +21,13 @@ pub fn dense(
     bias: Option<Tensor<4>>,
     hidden: Option<Tensor<4, Bool>>,
 ) -> (Tensor<4>, Tensor<3>) {
-    let mut scores = (q * scale).matmul(k.swap_dims(2, 3)); // [B, H, T, S]
+    let mut scores = matmul(q * scale, k.swap_dims(2, 3)); // [B, H, T, S]
     if let Some(bias) = bias {
         scores = scores + bias;
     }
     let Some(hidden) = hidden else {
         let lse = log_sum_exp(scores.clone());
-        return (activation::softmax(scores, 3).matmul(v), lse);
+        return (matmul(activation::softmax(scores, 3), v), lse);
     };
     let hidden = hidden.expand(scores.dims());
     let blind = hidden.clone().all_dim(3); // [B, H, T, 1]
@@ -33,7 +35,7 @@ pub fn dense(
     let scores = scores.mask_fill(hidden.clone(), lowest);
     let weights = activation::softmax(scores.clone(), 3).mask_fill(hidden, 0.0);
     let lse = log_sum_exp(scores).mask_fill(blind.squeeze_dim(3), f64::NEG_INFINITY);
-    (weights.matmul(v), lse)
+    (matmul(weights, v), lse)
 }
 
 fn log_sum_exp(scores: Tensor<4>) -> Tensor<3> {

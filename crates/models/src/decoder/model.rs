@@ -5,7 +5,7 @@ use burn::{
 };
 use regard::{
     Error, MixerMemory, MixerState, Result, SequenceMixer,
-    blocks::{Norm, cross_entropy, linear, linear_cross_entropy, project},
+    blocks::{Norm, cross_entropy, linear, linear_cross_entropy, look_up, project},
 };
 
 use super::block::{Block, Residual};
@@ -169,14 +169,14 @@ impl Decoder {
     fn embed(&self, ids: Tensor<2, Int>, position: usize) -> Tensor<3> {
         let [_, t] = ids.dims();
         let device = ids.device();
-        let mut x = self.embedding.forward(ids);
+        let mut x = look_up(self.embedding.weight.val(), ids);
         if (self.embedding_scale - 1.0).abs() > f64::EPSILON {
             x = x * self.embedding_scale;
         }
         match &self.positions {
             Some(table) => {
                 let at = Tensor::<1, Int>::arange(position as i64..(position + t) as i64, &device);
-                x + table.forward(at.unsqueeze_dim(0))
+                x + look_up(table.weight.val(), at.unsqueeze_dim(0))
             }
             None => x,
         }

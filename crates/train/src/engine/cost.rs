@@ -1,6 +1,9 @@
 use std::time::Instant;
 
-use burn::{module::Module, tensor::Device};
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
 
 use super::{
     config::RunConfig,
@@ -35,16 +38,8 @@ pub fn measure_step(config: &RunConfig, task: &Task, device: &Device, steps: usi
     let mut config = config.clone();
     task.fit(&mut config.model)?;
     let mut learner = Learner::new(&config, device)?;
-    let mut times: Vec<f64> = (0..steps.max(1) + WARM_UP)
-        .map(|step| {
-            let start = Instant::now();
-            // Reading the loss waits for the device. A rate of 0 leaves the weights alone.
-            learner.step(task, step, 0.0).loss.into_data();
-            start.elapsed().as_secs_f64()
-        })
-        .skip(WARM_UP)
-        .collect();
-    times.sort_by(f64::total_cmp);
+    pace(&mut learner, task, WARM_UP, 1);
+    let step_seconds = pace(&mut learner, task, steps, 1);
 
     let batch = config.eval.batch.unwrap_or(config.train.batch);
     let (batches, _) = task.evaluation(Split::Valid, config.eval.tokens, batch, config.model.context())?;
@@ -55,7 +50,36 @@ pub fn measure_step(config: &RunConfig, task: &Task, device: &Device, steps: usi
     let start = Instant::now();
     evaluate(&model, sample, None, task.ignore(), &device);
     let evaluation_seconds = start.elapsed().as_secs_f64() * batches.len() as f64 / sample.len() as f64;
-    Ok(StepCost { step_seconds: times[times.len() / 2], evaluation_seconds })
+    Ok(StepCost { step_seconds, evaluation_seconds })
+}
+
+/// Seconds of a training step where the device is waited for after every `length` of them, as in a run that logs that often: the median
+/// over `windows` such, after one that warms up.
+///
+/// # Errors
+/// As [`measure_step`].
+pub fn measure_pace(config: &RunConfig, task: &Task, device: &Device, [windows, length]: [usize; 2]) -> Result<f64> {
+    let mut config = config.clone();
+    task.fit(&mut config.model)?;
+    let mut learner = Learner::new(&config, device)?;
+    pace(&mut learner, task, 1, length);
+    Ok(pace(&mut learner, task, windows, length))
+}
+
+/// Median seconds of a step over `windows` of `length` steps each. A rate of 0 leaves the weights alone.
+fn pace(learner: &mut Learner, task: &Task, windows: usize, length: usize) -> f64 {
+    let length = length.max(1);
+    let mut times: Vec<f64> = (0..windows.max(1))
+        .map(|window| {
+            let start = Instant::now();
+            let losses = (0..length).map(|step| learner.step(task, window * length + step, 0.0).loss);
+            // Reading the last loss waits for the device.
+            losses.last().map(Tensor::into_data);
+            start.elapsed().as_secs_f64() / length as f64
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
 }
 
 #[cfg(test)]

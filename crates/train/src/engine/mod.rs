@@ -22,7 +22,7 @@ mod step;
 mod trainer;
 
 pub use config::{Budget, EvalConfig, OptimizerConfig, Precision, RunConfig, ScheduleKind, TrainConfig};
-pub use cost::{StepCost, measure_step};
+pub use cost::{StepCost, measure_pace, measure_step};
 pub use dashboard::Dashboard;
 pub use evaluate::{Evaluated, Evaluation, Split};
 pub use log_lines::LogLines;

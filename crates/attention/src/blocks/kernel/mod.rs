@@ -1,4 +1,5 @@
-//! Fused CPU kernels, forward and backward, of what every block of a network spends its time on: activations, gates, norms, the loss.
+//! Fused kernels, forward and backward, of what every block of a network spends its time on: activations, gates, norms, the loss. Those
+//! for GPUs are in a folder of their own.
 //!
 //! Burn's automatic differentiation composes these from about ten tensor operations each, every one a pass over memory; here each
 //! direction is one pass.
@@ -8,6 +9,8 @@ mod adamw;
 mod decay_gate;
 mod depthwise;
 mod gated_norm;
+#[cfg(feature = "cube")]
+pub(crate) mod gpu;
 mod head;
 mod join;
 mod linear;
@@ -27,7 +30,7 @@ pub(crate) use linear::{linear, linear_split};
 use std::{fmt, sync::Arc};
 
 use burn::{
-    backend::{DispatchDevice, DispatchTensor, Flex, tensor::FloatTensor},
+    backend::{Backend, DispatchDevice, DispatchKindConversion, DispatchTensor, Flex, tensor::FloatTensor},
     tensor::{DType, Device, Int, Tensor},
 };
 
@@ -62,7 +65,7 @@ fn pointwise<const D: usize, F: Pointwise>(x: Tensor<D>, f: F) -> Tensor<D> {
     let inner = flat(&x);
     let y = activation::map(&inner, f);
     let saved = if F::BY_OUTPUT { y.clone() } else { inner };
-    node([x.into_dispatch()], y, [saved], move |[saved], grad| [activation::map_backward(&saved, &grad, f)])
+    node::<Flex, _, _, _>([x.into_dispatch()], y, [saved], move |[saved], grad| [activation::map_backward(&saved, &grad, f)])
 }
 
 /// `SiLU(a) ⊙ b` on the CPU.
@@ -78,7 +81,7 @@ pub(crate) fn product<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
 fn gate<const D: usize, F: Pointwise>(a: Tensor<D>, b: Tensor<D>, f: F) -> Tensor<D> {
     let inner = [flat(&a), flat(&b)];
     let y = activation::gate(&inner[0], &inner[1], f);
-    node([a.into_dispatch(), b.into_dispatch()], y, inner, move |[a, b], grad| activation::gate_backward(&a, &b, &grad, f))
+    node::<Flex, _, _, _>([a.into_dispatch(), b.into_dispatch()], y, inner, move |[a, b], grad| activation::gate_backward(&a, &b, &grad, f))
 }
 
 /// LayerNorm without bias (`center`) or RMSNorm of the last axis on the CPU.
@@ -87,7 +90,7 @@ pub(crate) fn norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64,
     let [flat_x, flat_gamma] = inner.clone();
     let y = norm::forward(flat_x, flat_gamma, epsilon, center);
     let backward = move |[x, gamma]: [Flat; 2], grad| norm::backward([&x, &gamma], &grad, None, epsilon, center);
-    node([x.into_dispatch(), gamma.into_dispatch()], y, inner, backward)
+    node::<Flex, _, _, _>([x.into_dispatch(), gamma.into_dispatch()], y, inner, backward)
 }
 
 /// `x + update`, and its [`norm`], on the CPU.
@@ -131,14 +134,14 @@ pub(crate) fn gated_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, gate: T
 
 fn gated<const D: usize, F: Pointwise>(inputs: [DispatchTensor; 3], inner: [Flat; 3], epsilon: f64, f: F) -> Tensor<D> {
     let y = gated_norm::forward(&inner, epsilon, f);
-    node(inputs, y, inner, move |saved, grad| gated_norm::backward(&saved, epsilon, &grad, f))
+    node::<Flex, _, _, _>(inputs, y, inner, move |saved, grad| gated_norm::backward(&saved, epsilon, &grad, f))
 }
 
 /// The last axis divided by `sqrt(Σ x² + ε)` on the CPU.
 pub(crate) fn unit<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
     let (inner, width) = (flat(&x), x.dims()[D - 1]);
     let y = unit::forward(&inner, width, epsilon);
-    node([x.into_dispatch()], y, [inner], move |[x], grad| [unit::backward(&x, width, epsilon, &grad)])
+    node::<Flex, _, _, _>([x.into_dispatch()], y, [inner], move |[x], grad| [unit::backward(&x, width, epsilon, &grad)])
 }
 
 /// Depthwise causal convolution of `x` `[B, T, n]` with filters `[kernel, n]`, oldest token first, on the CPU; then SiLU if wanted.
@@ -149,7 +152,7 @@ pub(crate) fn short_conv(x: Tensor<3>, filters: Tensor<2>, before: Tensor<3>, nu
     let plan = short_conv::Plan { packed: numbers, silu };
     let y = short_conv::forward(&inner, &plan);
     let inputs = [x.into_dispatch(), filters.into_dispatch(), before.into_dispatch()];
-    node(inputs, y, inner, move |saved, grad| short_conv::backward(&saved, &plan, &grad))
+    node::<Flex, _, _, _>(inputs, y, inner, move |saved, grad| short_conv::backward(&saved, &plan, &grad))
 }
 
 /// Maps `[B, Y, X, C]` convolved with filters `[C, 1, k, k]`, one per channel, and biases `[C]` added, on the CPU.
@@ -176,7 +179,7 @@ pub(crate) fn decay_gate(f: Tensor<4>, a_log: Tensor<1>, bias: Tensor<2>, bound:
     let bound = bound.map(|bound| bound as f32);
     let y = decay_gate::forward(&inner, bound);
     let inputs = [f.into_dispatch(), a_log.into_dispatch(), bias.into_dispatch()];
-    node(inputs, y, inner, move |saved, grad| decay_gate::backward(&saved, bound, &grad))
+    node::<Flex, _, _, _>(inputs, y, inner, move |saved, grad| decay_gate::backward(&saved, bound, &grad))
 }
 
 /// Parameter, first and second moment after a step of AdamW, from parameter, gradient and moments without automatic differentiation, on the
@@ -207,7 +210,7 @@ pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, ignore: 
     let targets: Vec<i64> = targets.into_data().iter::<i64>().collect();
     let losses = loss::forward(inner.clone(), &targets, ignore);
     let backward = move |[logits]: [Flat; 1], grad| [loss::backward(logits, &targets, grad, ignore)];
-    node([logits.into_dispatch()], losses, [inner], backward)
+    node::<Flex, _, _, _>([logits.into_dispatch()], losses, [inner], backward)
 }
 
 /// The tensor without automatic differentiation.
@@ -216,32 +219,38 @@ fn flat<const D: usize>(x: &Tensor<D>) -> Flat {
 }
 
 /// What a kernel computed, as a node of the graph with a kernel for its gradients.
-fn node<const D: usize, const N: usize, const S: usize>(
+fn node<B, const D: usize, const N: usize, const S: usize>(
     inputs: [DispatchTensor; N],
-    output: Flat,
-    saved: [Flat; S],
-    backward: impl Fn([Flat; S], Flat) -> [Flat; N] + Send + Sync + 'static,
-) -> Tensor<D> {
-    with_gradient(inputs, Tensor::from_dispatch(of_backend::<Flex>(output)), Arc::new(Kernel { saved, backward }))
+    output: FloatTensor<B>,
+    saved: [FloatTensor<B>; S],
+    backward: impl Fn([FloatTensor<B>; S], FloatTensor<B>) -> [FloatTensor<B>; N] + Send + Sync + 'static,
+) -> Tensor<D>
+where
+    B: Backend,
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    with_gradient(inputs, Tensor::from_dispatch(of_backend::<B>(output)), Arc::new(Kernel::<B, S, _> { saved, backward }))
 }
 
 /// A backward kernel and what it needs.
-struct Kernel<const S: usize, F> {
-    saved: [Flat; S],
+struct Kernel<B: Backend, const S: usize, F> {
+    saved: [FloatTensor<B>; S],
     backward: F,
 }
 
-impl<const S: usize, F> fmt::Debug for Kernel<S, F> {
+impl<B: Backend, const S: usize, F> fmt::Debug for Kernel<B, S, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kernel").field("saved", &self.saved).finish_non_exhaustive()
     }
 }
 
-impl<const N: usize, const S: usize, F> GradientRule<N> for Kernel<S, F>
+impl<B, const N: usize, const S: usize, F> GradientRule<N> for Kernel<B, S, F>
 where
-    F: Fn([Flat; S], Flat) -> [Flat; N] + Send + Sync,
+    B: Backend,
+    DispatchTensor: DispatchKindConversion<B>,
+    F: Fn([FloatTensor<B>; S], FloatTensor<B>) -> [FloatTensor<B>; N] + Send + Sync,
 {
     fn gradients(&self, upstream: DispatchTensor, _: [bool; N]) -> [Option<DispatchTensor>; N] {
-        (self.backward)(self.saved.clone(), primitive::<Flex>(upstream)).map(|gradient| Some(of_backend::<Flex>(gradient)))
+        (self.backward)(self.saved.clone(), primitive::<B>(upstream)).map(|gradient| Some(of_backend::<B>(gradient)))
     }
 }

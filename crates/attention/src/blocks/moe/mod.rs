@@ -12,6 +12,7 @@ use self::load::Load;
 use super::{
     activation::silu_gate,
     grouped::grouped_product,
+    matmul::matmul,
     mlp::{Mlp, MlpConfig, MlpKind},
 };
 use crate::{Error, Result};
@@ -242,7 +243,7 @@ impl Moe {
     pub fn route(&self, x: Tensor<2>) -> Routing {
         let (n, k) = (x.dims()[0], self.config.per_token);
         let wide = |x: Tensor<2>| if x.dtype() == DType::F64 { x } else { x.cast(DType::F32) };
-        let logits = wide(x).matmul(wide(self.gate.weight.val()).transpose());
+        let logits = matmul(wide(x), wide(self.gate.weight.val()).transpose());
         let scores = activation::sigmoid(logits.clone());
         let biased = scores.clone() + self.gate.e_score_correction_bias.val().cast(scores.dtype()).unsqueeze();
         let biased: Vec<f64> = biased.into_data().iter::<f64>().collect();

@@ -1,5 +1,7 @@
 use burn::tensor::Tensor;
 
+use crate::blocks::matmul;
+
 /// `S_t = Diag(exp(g_t)) S_{t-1} − a_t (b_tᵀ S_{t-1}) + k_t v_tᵀ`, `o_t = S_tᵀ (scale · q_t)`, token by token. The definition.
 ///
 /// O(T·K·V) time, sequential. Differentiable.
@@ -15,10 +17,10 @@ pub fn recurrent([q, k, g, a, b]: [Tensor<4>; 5], v: Tensor<4>, scale: f64, mut 
     let mut out = Vec::with_capacity(t);
     for i in 0..t {
         let v = v.clone().narrow(1, i, 1).reshape([batch, h, 1, d_v]);
-        let read = column(&b, i).swap_dims(2, 3).matmul(state.clone()); // [B, H, 1, V]
-        state = state * column(&g, i).exp() - column(&a, i).matmul(read) + column(&k, i).matmul(v);
+        let read = matmul(column(&b, i).swap_dims(2, 3), state.clone()); // [B, H, 1, V]
+        state = state * column(&g, i).exp() - matmul(column(&a, i), read) + matmul(column(&k, i), v);
         let q = column(&q, i).swap_dims(2, 3) * scale;
-        out.push(q.matmul(state.clone()).reshape([batch, 1, h, d_v]));
+        out.push(matmul(q, state.clone()).reshape([batch, 1, h, d_v]));
     }
     let out = if t == 0 { v } else { Tensor::cat(out, 1) };
     (out, state)

@@ -13,6 +13,7 @@ use burn::{
 };
 
 use super::{Gradients, Inputs, Maybe, MaybeBool, Options, Saved};
+use crate::blocks::matmul;
 
 /// Queries C per block; few in tests, where sizes of several blocks are to be quick.
 const QUERIES: usize = if cfg!(test) { 7 } else { 512 };
@@ -201,7 +202,7 @@ impl<B: Backend> Attention<B> {
     /// `[B, H, C, X]` times `[B, G, X, Y]`.
     fn times(&self, x: FloatTensor<B>, y: FloatTensor<B>) -> FloatTensor<B> {
         let ([b, h, c, _], width) = (dims::<B>(&x), dims::<B>(&y)[3]);
-        B::float_reshape(B::float_matmul(self.grouped(x), y), Shape::new([b, h, c, width]))
+        B::float_reshape(matmul::raw::<B>(self.grouped(x), y), Shape::new([b, h, c, width]))
     }
 
     /// Weights `[B, H, C, S]` times keys or values `[B, G, S, X]`, in their float type.
@@ -212,7 +213,7 @@ impl<B: Backend> Attention<B> {
     /// `[B, H, C, S]`, transposed, times `[B, H, C, X]`, summed over the heads of a group: `[B, G, S, X]`.
     fn keys_times(&self, weights: FloatTensor<B>, y: FloatTensor<B>) -> FloatTensor<B> {
         let weights = B::float_swap_dims(self.grouped(B::float_cast(weights, self.dtype)), 2, 3);
-        B::float_cast(B::float_matmul(weights, self.grouped(y)), self.wide)
+        B::float_cast(matmul::raw::<B>(weights, self.grouped(y)), self.wide)
     }
 }
 

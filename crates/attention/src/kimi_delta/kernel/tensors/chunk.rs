@@ -6,6 +6,7 @@
 use burn::tensor::Tensor;
 
 use super::halving::{Decays, add_to_half, half, invert_unit_lower, join, scaled, split};
+use crate::blocks::matmul;
 
 /// The inputs of a run of chunks.
 #[derive(Clone)]
@@ -56,8 +57,8 @@ impl Prepared {
         let inverse = invert_unit_lower(diagonal.ones_like(), corrections);
         Self {
             scores: join(diagonal, scores),
-            u: inverse.clone().matmul(x.v.clone() * x.beta.clone()),
-            w: inverse.clone().matmul(beta_k * decays.from_start.clone()),
+            u: matmul(inverse.clone(), x.v.clone() * x.beta.clone()),
+            w: matmul(inverse.clone(), beta_k * decays.from_start.clone()),
             q_start: x.q.clone() * decays.from_start.clone(),
             k_end: decays.decay_to_end(x.k.clone()),
             total: decays.total().swap_dims(1, 2),
@@ -75,7 +76,7 @@ pub(super) fn sizes(c: usize) -> impl Iterator<Item = usize> {
 /// `a bᵀ`, by the rows of both.
 pub(super) fn times(a: Tensor<3>, b: &Tensor<3>) -> Tensor<3> {
     let [p, s, _] = a.dims();
-    if s == 1 { (a * b.clone()).sum_dim(2) } else { a.matmul(b.clone().swap_dims(1, 2)) }.reshape([p, s, s])
+    if s == 1 { (a * b.clone()).sum_dim(2) } else { matmul(a, b.clone().swap_dims(1, 2)) }.reshape([p, s, s])
 }
 
 /// The chunks of each head apart: `[M, I, J]` as `[M/N, N, I, J]`.
@@ -109,15 +110,15 @@ pub(super) fn forward(x: &Chunks, state: Tensor<3>, count: usize) -> Run {
     let mut state = state.unsqueeze_dim::<4>(1);
     for n in 0..count {
         let chunk = |x: &Tensor<4>| x.clone().narrow(1, n, 1);
-        let write = chunk(&u) - chunk(&w).matmul(state.clone());
-        let next = chunk(&k_end).swap_dims(2, 3).matmul(write.clone()) + state.clone() * chunk(&total);
+        let write = chunk(&u) - matmul(chunk(&w), state.clone());
+        let next = matmul(chunk(&k_end).swap_dims(2, 3), write.clone()) + state.clone() * chunk(&total);
         states.push(state);
         writes.push(write);
         state = next;
     }
     let state = state.squeeze_dim(1);
     let states = side_by_side(states);
-    let o = p.q_start.matmul(states.clone()) + p.scores.matmul(side_by_side(writes));
+    let o = matmul(p.q_start, states.clone()) + matmul(p.scores, side_by_side(writes));
     Run { o, states, state }
 }
 
@@ -138,20 +139,20 @@ pub(super) struct RunGradients {
 pub(super) fn backward(x: &Chunks, states: &Tensor<3>, d_o: &Tensor<3>, d_state: Tensor<3>, count: usize) -> RunGradients {
     let [m, c, d_k] = x.q.dims();
     let p = Prepared::new(x);
-    let writes = p.u.clone() - p.w.clone().matmul(states.clone());
+    let writes = p.u.clone() - matmul(p.w.clone(), states.clone());
 
     // Through the states, against the order of the chunks.
-    let from_output = apart(p.scores.swap_dims(1, 2).matmul(d_o.clone()), count); // [M/N, N, C, V]
-    let from_read = apart(p.q_start.swap_dims(1, 2).matmul(d_o.clone()), count); // [M/N, N, K, V]
+    let from_output = apart(matmul(p.scores.swap_dims(1, 2), d_o.clone()), count); // [M/N, N, C, V]
+    let from_read = apart(matmul(p.q_start.swap_dims(1, 2), d_o.clone()), count); // [M/N, N, K, V]
     let [w, k_end, total] = [p.w.clone(), p.k_end, p.total.clone()].map(|x| apart(x, count));
     let (mut d_writes, mut d_nexts) = (Vec::with_capacity(count), Vec::with_capacity(count));
     let mut d_state = d_state.unsqueeze_dim::<4>(1);
     for n in (0..count).rev() {
         let chunk = |x: &Tensor<4>| x.clone().narrow(1, n, 1);
-        let d_write = chunk(&k_end).matmul(d_state.clone()) + chunk(&from_output);
+        let d_write = matmul(chunk(&k_end), d_state.clone()) + chunk(&from_output);
         let carried = d_state.clone() * chunk(&total) + chunk(&from_read);
         d_nexts.push(d_state);
-        d_state = carried - chunk(&w).swap_dims(2, 3).matmul(d_write.clone());
+        d_state = carried - matmul(chunk(&w).swap_dims(2, 3), d_write.clone());
         d_writes.push(d_write);
     }
     d_writes.reverse();
@@ -159,28 +160,28 @@ pub(super) fn backward(x: &Chunks, states: &Tensor<3>, d_o: &Tensor<3>, d_state:
     let (d_writes, d_nexts) = (side_by_side(d_writes), side_by_side(d_nexts));
 
     // Through the inverse.
-    let d_w = d_writes.clone().matmul(states.clone().swap_dims(1, 2)).neg();
+    let d_w = matmul(d_writes.clone(), states.clone().swap_dims(1, 2)).neg();
     let inverse_t = p.inverse.swap_dims(1, 2);
-    let d_r = inverse_t.clone().matmul(d_writes); // of β v
-    let d_p = inverse_t.matmul(d_w); // of β k_start
-    let d_matrix = (d_r.clone().matmul(p.u.swap_dims(1, 2)) + d_p.clone().matmul(p.w.swap_dims(1, 2))).neg();
+    let d_r = matmul(inverse_t.clone(), d_writes); // of β v
+    let d_p = matmul(inverse_t, d_w); // of β k_start
+    let d_matrix = (matmul(d_r.clone(), p.u.swap_dims(1, 2)) + matmul(d_p.clone(), p.w.swap_dims(1, 2))).neg();
 
     // Through the decayed products inside chunks.
-    let (d_diagonal, d_scores) = split(d_o.clone().matmul(writes.clone().swap_dims(1, 2)));
+    let (d_diagonal, d_scores) = split(matmul(d_o.clone(), writes.clone().swap_dims(1, 2)));
     let (_, d_corrections) = split(d_matrix);
     let beta_k = x.k.clone() * x.beta.clone();
-    let mut row_q = d_o.clone().matmul(states.clone().swap_dims(1, 2)) * p.decays.from_start.clone();
+    let mut row_q = matmul(d_o.clone(), states.clone().swap_dims(1, 2)) * p.decays.from_start.clone();
     let mut row_k = d_p * p.decays.from_start.clone(); // of β k, to be scaled by β for k
-    let from_write = p.decays.decay_to_end(writes.matmul(d_nexts.clone().swap_dims(1, 2)));
+    let from_write = p.decays.decay_to_end(matmul(writes, d_nexts.clone().swap_dims(1, 2)));
     let through_end = (from_write.clone() * x.k.clone()).sum_dim(1); // [M, 1, K]
     let mut column_k = from_write;
     for ((level, s), (d_score, d_correction)) in p.decays.levels.iter().zip(sizes(c)).zip(d_scores.into_iter().zip(d_corrections)) {
         let columns = level.decay_columns(half(&x.k, s, false));
         let q_rows = half(&x.q, s, true) * level.rows.clone();
         let k_rows = half(&beta_k, s, true) * level.rows.clone();
-        row_q = add_to_half(row_q, d_score.clone().matmul(columns.clone()) * level.rows.clone(), true);
-        row_k = add_to_half(row_k, d_correction.clone().matmul(columns) * level.rows.clone(), true);
-        let column = d_score.swap_dims(1, 2).matmul(q_rows) + d_correction.swap_dims(1, 2).matmul(k_rows);
+        row_q = add_to_half(row_q, matmul(d_score.clone(), columns.clone()) * level.rows.clone(), true);
+        row_k = add_to_half(row_k, matmul(d_correction.clone(), columns) * level.rows.clone(), true);
+        let column = matmul(d_score.swap_dims(1, 2), q_rows) + matmul(d_correction.swap_dims(1, 2), k_rows);
         column_k = add_to_half(column_k, scaled(column, level.columns.as_ref()), false);
     }
 
@@ -208,5 +209,5 @@ pub(super) fn backward(x: &Chunks, states: &Tensor<3>, d_o: &Tensor<3>, d_state:
 /// `y_i = Σ_{j≥i} x_j` along the chunk. `[M, C, K]`
 fn reverse_cumulative(x: Tensor<3>) -> Tensor<3> {
     let c = x.dims()[1];
-    Tensor::<2>::ones([c, c], (&x.device(), x.dtype())).triu(0).unsqueeze_dim::<3>(0).matmul(x)
+    matmul(Tensor::<2>::ones([c, c], (&x.device(), x.dtype())).triu(0).unsqueeze_dim::<3>(0), x)
 }

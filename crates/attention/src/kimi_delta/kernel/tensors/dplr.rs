@@ -9,7 +9,7 @@ use super::{
     halving::{Decays, half, invert_unit_lower, join},
     scatter,
 };
-use crate::kimi_delta::kernel::Transition;
+use crate::{blocks::matmul, kimi_delta::kernel::Transition};
 
 /// Output `[B, T, H, V]` and the state behind the last token `[B, H, K, V]`.
 pub(in crate::kimi_delta) fn forward(x: Transition<Tensor<4>>, scale: f64, chunk: usize) -> (Tensor<4>, Tensor<4>) {
@@ -49,8 +49,8 @@ fn run(x: &Transition<Tensor<4>>, scale: f64, state: Tensor<3>, h: usize, cut: &
     let diagonal = |x: &Tensor<3>| (q.clone() * x.clone()).sum_dim(2).reshape([m * c, 1, 1]);
     let (own_k, own_a) = (diagonal(&k), diagonal(&a));
     let inverse = invert_unit_lower(own_k.ones_like(), ba);
-    let of_values = inverse.clone().matmul(join(own_k.zeros_like(), bk).matmul(v.clone()));
-    let of_state = inverse.matmul(b * before(&decays.from_start));
+    let of_values = matmul(inverse.clone(), matmul(join(own_k.zeros_like(), bk), v.clone()));
+    let of_state = matmul(inverse, b * before(&decays.from_start));
     let [k_end, a_end] = [k, a].map(|x| apart(decays.decay_to_end(x), cut.count));
     let total = apart(decays.total().swap_dims(1, 2), cut.count);
     let [values, of_values, of_state] = [v.clone(), of_values, of_state].map(|x| apart(x, cut.count));
@@ -58,14 +58,14 @@ fn run(x: &Transition<Tensor<4>>, scale: f64, state: Tensor<3>, h: usize, cut: &
     let mut state = state.unsqueeze_dim::<4>(1);
     for n in 0..cut.count {
         let chunk = |x: &Tensor<4>| x.clone().narrow(1, n, 1);
-        let read = chunk(&of_values) + chunk(&of_state).matmul(state.clone());
-        let written = chunk(&k_end).swap_dims(2, 3).matmul(chunk(&values)) - chunk(&a_end).swap_dims(2, 3).matmul(read.clone());
+        let read = chunk(&of_values) + matmul(chunk(&of_state), state.clone());
+        let written = matmul(chunk(&k_end).swap_dims(2, 3), chunk(&values)) - matmul(chunk(&a_end).swap_dims(2, 3), read.clone());
         let next = state.clone() * chunk(&total) + written;
         states.push(state);
         reads.push(read);
         state = next;
     }
-    let o = (q * decays.from_start.clone()).matmul(side_by_side(states)) + join(own_k, qk).matmul(v)
-        - join(own_a, qa).matmul(side_by_side(reads));
+    let o = matmul(q * decays.from_start.clone(), side_by_side(states)) + matmul(join(own_k, qk), v)
+        - matmul(join(own_a, qa), side_by_side(reads));
     (o, state.squeeze_dim(1))
 }

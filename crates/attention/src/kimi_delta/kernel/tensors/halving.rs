@@ -9,6 +9,8 @@
 
 use burn::tensor::Tensor;
 
+use crate::blocks::matmul;
+
 /// The first or the second halves of the pairs of level `s`, as a view. `x`: `[M, C, K]`; output: `[P, s, K]`.
 pub(super) fn half(x: &Tensor<3>, s: usize, second: bool) -> Tensor<3> {
     let [m, c, width] = x.dims();
@@ -140,7 +142,7 @@ pub(super) fn invert_unit_lower(ones: Tensor<3>, squares: Vec<Tensor<3>>) -> Ten
         }
         let pair = inverse.clone().reshape([p, 2 * s, s]);
         let (first, second) = (pair.clone().narrow(1, 0, s), pair.narrow(1, s, s));
-        join_level(inverse, second.matmul(x).matmul(first).neg())
+        join_level(inverse, matmul(matmul(second, x), first).neg())
     })
 }
 
