@@ -162,10 +162,10 @@ pub(crate) fn depthwise_conv(x: Tensor<4>, filters: Tensor<4>, bias: Option<Tens
     let y = depthwise::forward(&saved[0], &saved[1], bias.as_ref().map(flat).as_ref(), plan);
     let (x, filters) = (x.into_dispatch(), filters.into_dispatch());
     match bias {
-        Some(bias) => {
-            node([x, filters, bias.into_dispatch()], y, saved, move |[x, filters], grad| depthwise::backward(&x, &filters, &grad, plan))
-        }
-        None => node([x, filters], y, saved, move |[x, filters], grad| {
+        Some(bias) => node::<Flex, _, _, _>([x, filters, bias.into_dispatch()], y, saved, move |[x, filters], grad| {
+            depthwise::backward(&x, &filters, &grad, plan)
+        }),
+        None => node::<Flex, _, _, _>([x, filters], y, saved, move |[x, filters], grad| {
             let [x, filters, _] = depthwise::backward(&x, &filters, &grad, plan);
             [x, filters]
         }),
