@@ -48,7 +48,7 @@ pub(crate) fn read_decays<G: Size>(g: &Tensor<Vector<f32, G>>, span: &Span, row:
         if token < span.tokens {
             if comptime!(width == 2) {
                 if channel < columns {
-                    let pair = g[(at + channel) / 2];
+                    let pair = g[(at + channel) / width];
                     decay.insert(0usize, exponential(pair.extract(0usize)));
                     decay.insert(1usize, exponential(pair.extract(1usize)));
                 }

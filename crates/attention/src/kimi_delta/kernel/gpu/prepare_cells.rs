@@ -18,7 +18,7 @@ use crate::blocks::cube::{
     tile_product::{COLUMNS, INNER, Pair, ROWS, Tiles, corner, has_part, lane, multiply, own_column, own_row, plane},
 };
 
-/// Planes per row of cells: the channels are split among them.
+/// Planes per row of cells: the channels are split among them. Two leave registers for two cubes on a processor of NVIDIA's.
 const PARTS: usize = 2;
 
 impl Form {
@@ -42,17 +42,17 @@ impl Form {
 
     /// Numbers that planes exchange.
     fn exchanged(&self) -> usize {
-        (2 * self.cells() * CELL * CELL).max(self.chunk * self.chunk / 4)
+        ((PARTS - 1) * 2 * self.cells() * CELL * CELL).max(self.chunk * self.chunk / 4)
     }
 }
 
 /// As [`prepare`](super::prepare::prepare); `g` in pairs of channels where there are such.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(crate) fn prepare_cells<F: Float, E: Float, N: Size, M: Size, G: Size>(
+pub(crate) fn prepare_cells<F: Float, E: Float, N: Size, M: Size, P: Size>(
     q: &Tensor<Vector<F, M>>,
     k: &Tensor<Vector<F, M>>,
     v: &Tensor<Vector<F, M>>,
-    g: &Tensor<Vector<f32, G>>,
+    g: &Tensor<Vector<f32, P>>,
     beta: &Tensor<f32>,
     q_start: &mut [Vector<E, N>],
     k_end: &mut [Vector<E, N>],
@@ -105,11 +105,10 @@ pub(crate) fn prepare_cells<F: Float, E: Float, N: Size, M: Size, G: Size>(
         dots[half] = 0.0f32;
         none[half] = 0.0f32;
     }
-    #[unroll]
     for turn in 0..comptime!((form.d_k / CELL).div_ceil(PARTS)) {
-        let column = (comptime!(turn * PARTS) + part) * CELL;
+        let column = (turn * PARTS + part) * CELL;
         if comptime!((form.d_k / CELL).is_multiple_of(PARTS)) || column < form.d_k {
-            let mut own = read_decays::<G>(g, &span, row, column);
+            let mut own = read_decays::<P>(g, &span, row, column);
             let queries = load_cell::<E>(&q_tile, row * widest + column, widest);
             let keys = load_cell::<E>(&k_tile, row * packed + column, packed);
             add_dots::<E>(&queries, &keys, &mut dots);
@@ -132,15 +131,20 @@ pub(crate) fn prepare_cells<F: Float, E: Float, N: Size, M: Size, G: Size>(
     let mut of_q = join_levels(&of_q, &dots);
     let mut of_k = join_levels(&of_k, &none);
     let exchange = block * comptime!(2 * CELL * CELL);
+    let per_part = comptime!(form.cells() * 2 * CELL * CELL);
     if part > 0 {
+        let exchange = exchange + (part - 1) * per_part;
         put(&of_q, &mut room, exchange, 0usize.runtime(), CELL);
         put(&of_k, &mut room, exchange + comptime!(CELL * CELL), 0usize.runtime(), CELL);
     }
     sync_cube();
 
     if part == 0 {
-        add(&mut of_q, &room, exchange);
-        add(&mut of_k, &room, exchange + comptime!(CELL * CELL));
+        #[unroll]
+        for other in 0..comptime!(PARTS - 1) {
+            add(&mut of_q, &room, exchange + comptime!(other * per_part));
+            add(&mut of_k, &room, exchange + comptime!(other * per_part + CELL * CELL));
+        }
         of_q.scale(scale);
         store_part::<E>(&of_q, &mut square, row, row, square_stride);
         put(&of_k, &mut corrections, row * wide, row, wide);
@@ -393,7 +397,8 @@ fn round_inverse<E: Float>(from: &[f32], beta: &[f32], to: &mut [E], #[comptime]
                 }
                 pair.insert(next, value);
             }
-            to[(row * comptime!(form.stride(c)) + column) / 2] = Vector::cast_from(pair);
+            let place = row * comptime!(form.stride(c)) + column;
+            to[place / 2] = Vector::cast_from(pair);
         }
     }
 }

@@ -234,7 +234,7 @@ pub(crate) fn of_level<E: Float>(
                 // The only two neighbours are the second, of a row, or the first, of a column.
                 let mut pair = zeros;
                 let there = if comptime!(over_rows) { row == column } else { row == column + 1 };
-                let own = comptime!(if over_rows { 1usize } else { 0usize });
+                let own = comptime!(usize::from(over_rows));
                 pair.insert(own, select(there, square[i].extract(own), E::from_int(0)));
                 pair
             } else {
