@@ -62,13 +62,16 @@ pub(crate) fn widen(until: &mut [f32], after: &mut [f32], #[comptime] side: usiz
 /// Numbers of one per token, zeros past the end.
 #[cube]
 pub(crate) fn load_column(from: &Tensor<f32>, to: &mut [f32], span: &Span, #[comptime] form: Form) {
-    let row = UNIT_POS as usize;
-    if row < form.chunk {
-        let mut value = 0.0f32;
-        if row < span.tokens {
-            value = from[span.batch * from.stride(0) + span.head * from.stride(1) + (span.start + row) * from.stride(2)];
+    #[unroll]
+    for turn in 0..comptime!(form.chunk.div_ceil(form.units())) {
+        let row = turn * form.units() + UNIT_POS as usize;
+        if row < form.chunk {
+            let mut value = 0.0f32;
+            if row < span.tokens {
+                value = from[span.batch * from.stride(0) + span.head * from.stride(1) + (span.start + row) * from.stride(2)];
+            }
+            to[row] = value;
         }
-        to[row] = value;
     }
 }
 

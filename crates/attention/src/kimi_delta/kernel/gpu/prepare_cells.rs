@@ -35,7 +35,8 @@ impl Form {
     /// Bytes of shared memory of [`prepare_cells`].
     pub(crate) fn cell_bytes(&self) -> usize {
         let widest = self.stride(self.d_k.max(self.d_v));
-        let tiles = self.chunk * (widest + 2 * self.stride(self.d_k) + self.stride(self.chunk));
+        let (keys, square) = (self.stride(self.d_k), self.stride(self.chunk));
+        let tiles = self.chunk * (widest + keys + keys.max(square) + square);
         let numbers = 2 * self.chunk * self.wide(self.chunk) + self.exchanged() + 3 * self.cells() * self.d_k + self.chunk;
         self.element * tiles + 4 * numbers + 9 * 32
     }
@@ -71,7 +72,8 @@ pub(crate) fn prepare_cells<F: Float, E: Float, N: Size, M: Size, P: Size>(
     let (c, wide, square_stride) = comptime!((form.chunk, form.wide(form.chunk), form.stride(form.chunk)));
     let mut q_tile = Shared::<[E]>::new_aligned_slice(comptime!(c * widest), 16usize);
     let mut k_tile = Shared::<[E]>::new_aligned_slice(comptime!(c * packed), 16usize);
-    let mut ends_tile = Shared::<[E]>::new_aligned_slice(comptime!(c * packed), 16usize);
+    // In the end, the inverse to be kept.
+    let mut ends_tile = Shared::<[E]>::new_aligned_slice(comptime!(c * packed.max(square_stride)), 16usize);
     let mut square = Shared::<[E]>::new_aligned_slice(comptime!(c * square_stride), 16usize);
     let mut corrections = Shared::<[f32]>::new_slice(comptime!(c * wide));
     let mut inverted = Shared::<[f32]>::new_slice(comptime!(c * wide));
