@@ -141,9 +141,13 @@ fn step(device: &Device, runs: usize) -> Result<(), Box<dyn Error>> {
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let runs = args.iter().find_map(|a| a.parse().ok()).unwrap_or(20);
-    let wanted = |name: &str| args.iter().all(|a| a.parse::<usize>().is_ok()) || args.iter().any(|a| name.contains(a.as_str()));
+    let names: Vec<_> = args.iter().filter(|a| a.parse::<usize>().is_err()).collect();
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|a| name.contains(a.as_str()));
     let device = Device::cuda(0);
     for operation in [Operation::Lightning, Operation::KimiDelta] {
+        if !CASES.iter().any(|case| wanted(&format!("{}_{}", operation.name(), case.0))) {
+            continue;
+        }
         let errors = errors(operation, &device)?;
         println!(r#"{{"by":"regard","case":"{}_check","errors":{errors:?}}}"#, operation.name());
         if errors.iter().any(|error| !(*error < 2e-2)) {

@@ -6,6 +6,7 @@ import sys
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 # name: batch, heads, groups, queries, keys, width; the same as in regard.rs
@@ -17,6 +18,8 @@ CASES = {
     "decode_s8192": (64, 32, 8, 1, 8192, 128),
 }
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+# compiled anew for each shape, which takes longer than all the rest
+FLEX = ("causal_t8192", "causal_gqa_t8192")
 SETS, WARMUP = 3, 3
 
 
@@ -41,26 +44,30 @@ def measure(case, runs):
 
     sets = [(draw(b, h, t, width), draw(b, g, s, width), draw(b, g, s, width)) for _ in range(SETS)]
     cotangent = draw(b, h, t, width)
-    for by, backend in BACKENDS.items():
+
+    def timed(by, attend):
         try:
-            with sdpa_kernel(backend):
+            with torch.no_grad():
+                times = [event(lambda: attend(*sets[i % SETS])) for i in range(runs + WARMUP)]
+            report(by, case, "forward", statistics.median(times[WARMUP:]))
+            if t == 1:
+                return
+            times = []
+            for i in range(runs + WARMUP):
+                inputs = [x.detach().requires_grad_() for x in sets[i % SETS]]
+                o = attend(*inputs)
+                times.append(event(lambda: torch.autograd.grad(o, inputs, cotangent)))
+            report(by, case, "backward", statistics.median(times[WARMUP:]))
+        except Exception as error:  # a peer that does not run is no failure of ours
+            print(json.dumps({"by": by, "case": case, "error": (str(error).splitlines() or [repr(error)])[0]}), flush=True)
 
-                def attend(q, k, v):
-                    return scaled_dot_product_attention(q, k, v, is_causal=t > 1, enable_gqa=h != g)
-
-                with torch.no_grad():
-                    times = [event(lambda: attend(*sets[i % SETS])) for i in range(runs + WARMUP)]
-                report(by, case, "forward", statistics.median(times[WARMUP:]))
-                if t == 1:
-                    continue
-                times = []
-                for i in range(runs + WARMUP):
-                    inputs = [x.detach().requires_grad_() for x in sets[i % SETS]]
-                    o = attend(*inputs)
-                    times.append(event(lambda: torch.autograd.grad(o, inputs, cotangent)))
-                report(by, case, "backward", statistics.median(times[WARMUP:]))
-        except RuntimeError as error:
-            print(json.dumps({"by": by, "case": case, "error": str(error).splitlines()[0]}), flush=True)
+    for by, backend in BACKENDS.items():
+        with sdpa_kernel(backend):
+            timed(by, lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=t > 1, enable_gqa=h != g))
+    if case in FLEX:
+        mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, t, s, device="cuda")
+        flex = torch.compile(flex_attention, dynamic=False)
+        timed("flex", lambda q, k, v: flex(q, k, v, block_mask=mask, enable_gqa=h != g))
 
 
 def ceilings():

@@ -35,8 +35,10 @@ def main():
     peak = next(line["TFLOP/s"] for line in results if "TFLOP/s" in line)
     card = next(line for line in results if line["case"] == "name")
     print(f"{card['name']}, PyTorch {card['torch']}, bf16 products at {peak} TFLOP/s")
-    print(f"{'case':<20}{'pass':<10}{'regard':>10}{'flash':>10}{'cudnn':>10}{'/flash':>8}{'/cudnn':>8}{'of peak':>9}")
     from peers import CASES
+
+    peers = ("flash", "cudnn", "flex")
+    print(f"{'case':<20}{'pass':<10}{'regard':>10}" + "".join(f"{by:>10}" for by in peers) + "".join(f"{'/' + by:>8}" for by in peers) + f"{'of peak':>9}")
 
     for case, (b, h, _, t, s, width) in CASES.items():
         for which, products in (("forward", FORWARD), ("backward", BACKWARD)):
@@ -45,8 +47,8 @@ def main():
                 continue
             ours = found["regard"]
             operations = 2 * products * b * h * t * s * width / (2 if t > 1 else 1)
-            columns = [f"{found[by]:>10.3f}" if by in found else f"{'-':>10}" for by in ("regard", "flash", "cudnn")]
-            ratios = [f"{ours / found[by]:>8.2f}" if by in found else f"{'-':>8}" for by in ("flash", "cudnn")]
+            columns = [f"{found[by]:>10.3f}" if by in found else f"{'-':>10}" for by in ("regard", *peers)]
+            ratios = [f"{ours / found[by]:>8.2f}" if by in found else f"{'-':>8}" for by in peers]
             print(f"{case:<20}{which:<10}{''.join(columns + ratios)}{operations / ours * 1e-9 / peak:>9.1%}")
 
 

@@ -77,6 +77,23 @@ pub(crate) fn start_load<F: Float, E: Float, N: Size>(from: &Tensor<Vector<F, N>
     }
 }
 
+/// [`load`], or [`start_load`] where it can.
+#[cube]
+pub(crate) fn fetch<F: Float, E: Float, N: Size>(
+    from: &Tensor<Vector<F, N>>,
+    to: &mut [E],
+    span: &Span,
+    #[comptime] room: Room,
+    #[comptime] ahead: bool,
+) {
+    let (size, element) = (N::value().comptime(), E::size().comptime());
+    if comptime!(ahead && size * element == 16) {
+        start_load::<F, E, N>(from, to, span, room);
+    } else {
+        load::<F, E, N>(from, to, span, room);
+    }
+}
+
 /// Waits for the unit's own copies; those of the others need `sync_cube` besides.
 #[cube]
 pub(crate) fn await_loads() {
@@ -124,6 +141,35 @@ pub(crate) fn load_packed<E: Float, N: Size>(
             let (row, column) = (index / per_row, index % per_row * size);
             to[(row * room.stride + column) / size] = from[(start + row * distance + column) / size];
         }
+    }
+}
+
+/// [`load_packed`], or the start of its copies, as [`start_load`] does: for vectors of 16 bytes.
+#[cube]
+pub(crate) fn fetch_packed<E: Float, N: Size>(
+    from: &[Vector<E, N>],
+    to: &mut [E],
+    start: usize,
+    #[comptime] distance: usize,
+    #[comptime] room: Room,
+    #[comptime] ahead: bool,
+) {
+    if comptime!(ahead) {
+        let size = N::value();
+        let per_row = comptime!(room.width / size);
+        let all = comptime!(room.rows * per_row);
+        let to = to.as_vectorized_mut().with_vector_size_mut::<N>();
+        #[unroll]
+        for turn in 0..comptime!(all.div_ceil(room.units)) {
+            let index = turn * room.units + UNIT_POS as usize;
+            if comptime!(all % room.units == 0) || index < all {
+                let (row, column) = (index / per_row, index % per_row * size);
+                let (source, place) = ((start + row * distance + column) / size, (row * room.stride + column) / size);
+                copy_async(&from[source..source + 1], &mut to[place..place + 1], comptime!(size as u32));
+            }
+        }
+    } else {
+        load_packed::<E, N>(from, to, start, distance, room);
     }
 }
 

@@ -115,7 +115,12 @@ impl Share {
 /// Row and column at which the part of a plane begins.
 #[cube]
 pub(crate) fn corner(#[comptime] share: Share) -> (usize, usize) {
-    let plane = plane();
+    corner_of(plane(), share)
+}
+
+/// The same of the plane at another place.
+#[cube]
+pub(crate) fn corner_of(plane: usize, #[comptime] share: Share) -> (usize, usize) {
     (plane / share.planes.1 * comptime!(share.tiles.0 * ROWS), plane % share.planes.1 * comptime!(share.tiles.1 * COLUMNS))
 }
 
@@ -242,10 +247,11 @@ fn multiply_by_tensor_cores<E: Float>(out: &mut Tiles, a: &[E], b: &[E], weights
     }
 }
 
-/// Writes the tiles of a plane into shared memory, rounded to its type; `to` starts at their first row and column.
+/// Writes the tiles of a plane into shared memory, rounded to its type; `to` starts at their first row and column, an even place.
 #[cube]
 pub(crate) fn store<E: Float>(tiles: &Tiles, to: &mut [E], #[comptime] stride: usize) {
     let (row, column) = (own_row(), own_column());
+    let to = to.as_vectorized_mut().with_vector_size_mut::<Pair>();
     #[unroll]
     for i in 0..comptime!(tiles.m) {
         #[unroll]
@@ -253,9 +259,7 @@ pub(crate) fn store<E: Float>(tiles: &Tiles, to: &mut [E], #[comptime] stride: u
             let tile = tiles.pairs.index(comptime!(i * tiles.n + j));
             #[unroll]
             for half in 0..2usize {
-                let at = (row + 8 * half + ROWS * i) * stride + column + COLUMNS * j;
-                to[at] = E::cast_from(tile[half].extract(0usize));
-                to[at + 1] = E::cast_from(tile[half].extract(1usize));
+                to[((row + 8 * half + ROWS * i) * stride + column + COLUMNS * j) / 2] = Vector::cast_from(tile[half]);
             }
         }
     }

@@ -86,7 +86,7 @@ pub(crate) fn await_tiles(#[comptime] products: Products) {
 pub(crate) fn multiply_rows<E: Float, N: Size>(
     a: &Shared<[Vector<E, N>]>,
     a_row: usize,
-    b: &Shared<[Vector<E, N>]>,
+    b: &[Vector<E, N>],
     sums: &mut Array<f32>,
     #[comptime] m_tiles: usize,
     #[comptime] n_tiles: usize,
@@ -149,7 +149,7 @@ pub(crate) fn multiply_rows<E: Float, N: Size>(
 #[cube]
 pub(crate) fn multiply_sums<E: Float, N: Size>(
     weights: &Array<f32>,
-    b: &Shared<[Vector<E, N>]>,
+    b: &[Vector<E, N>],
     sums: &mut Array<f32>,
     exchange: &mut Shared<[f32]>,
     exchange_start: usize,
@@ -274,8 +274,9 @@ pub(crate) fn exponential(x: f32, #[comptime] products: Products) -> f32 {
     if comptime!(products.matrix_units) { power_of_two(x) } else { x.exp() }
 }
 
+/// 2^x as [`exponential`] computes it on matrix-unit devices.
 #[cube]
-fn power_of_two(x: f32) -> f32 {
+pub(crate) fn power_of_two(x: f32) -> f32 {
     let y: f32;
     gpu_asm!("ex2.approx.ftz.f32 {}, {};", out(_) y, in(_) x, options(nomem));
     y

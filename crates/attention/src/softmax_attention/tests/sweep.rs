@@ -28,10 +28,16 @@ impl Case {
     }
 
     fn draw_widths(s: &mut Sampler, longest: usize, k: usize, v: usize) -> Self {
-        let (b, g, repeat) = (s.size(1, 3), s.size(1, 3), s.pick(&[1, 1, 2, 3]));
-        let h = g * repeat;
+        let repeat = s.pick(&[1, 1, 2, 3]);
         let t = s.size(1, longest);
         let n = if s.flip() { t } else { s.size(1, longest) };
+        Self::draw_shape(s, repeat, [t, n], k, v)
+    }
+
+    /// `repeat` heads to a group, T queries and S keys.
+    fn draw_shape(s: &mut Sampler, repeat: usize, [t, n]: [usize; 2], k: usize, v: usize) -> Self {
+        let (b, g) = (s.size(1, 3), s.size(1, 3));
+        let h = g * repeat;
         let causal = s.flip();
         let bias_dims = [s.pick(&[1, b]), s.pick(&[1, h]), s.pick(&[1, t]), n];
         let padding = s.flip().then(|| {
@@ -226,6 +232,25 @@ fn kernels_for_gpus_match_the_definition_at_widths_of_64_and_128() {
             sweep("softmax attention on a GPU, widths of 64 and 128", 20, |s| {
                 let (key, value) = (s.pick(&[64, 128]), s.pick(&[64, 128]));
                 Case::draw_widths(s, 330, key, value).check_on(gpu, dtype, tolerance);
+            });
+        }
+    }
+}
+
+/// One query of each sequence, whose keys are shared by planes, by cubes where they are many, and by the heads of a group.
+#[test]
+fn kernels_for_gpus_match_the_definition_in_decoding() {
+    for gpu in &devices()[1..] {
+        for (dtype, tolerance) in [(DType::F16, 3e-2), (DType::BF16, 2e-1)] {
+            sweep("softmax attention on a GPU, decoding", 30, |s| {
+                let repeat = s.pick(&[1, 2, 4, 7, 16, 17]);
+                let keys = s.size(1, 3000);
+                let (key, value) = (s.pick(&[20, 64, 128]), s.pick(&[30, 64, 128]));
+                let mut case = Case::draw_shape(s, repeat, [1, keys], key, value);
+                if s.size(0, 3) > 0 {
+                    (case.bias, case.distances) = (None, None);
+                }
+                case.check_on(gpu, dtype, tolerance);
             });
         }
     }

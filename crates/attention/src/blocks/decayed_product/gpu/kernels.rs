@@ -232,13 +232,14 @@ fn advance<E: Float>(
 
 /// The state before each segment in place of what it adds, and the state after all: `S ← λ^length S + added`, a unit per number.
 ///
-/// `states`: `[B·H, segments, size]`; `first`, `last`: `[B·H, size]`; `decays`: over a whole segment and over the last, of each head.
+/// `states`: `[B·H, segments, size]`; `first`, `last`: `[B·H, size]`; `decays`, from `first_decay` on: over a whole segment and over the last, of each head.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(crate) fn carry(
     states: &mut [f32],
     first: &[f32],
     last: &mut [f32],
     decays: &[f32],
+    first_decay: usize,
     size: usize,
     segments: usize,
     heads: usize,
@@ -262,7 +263,7 @@ pub(crate) fn carry(
                 let turn = group * AHEAD + i;
                 if turn < segments {
                     let index = if comptime!(future) { segments - 1 - turn } else { turn };
-                    let decay = if index + 1 == segments { decays[2 * head + 1] } else { decays[2 * head] };
+                    let decay = decays[first_decay + 2 * head + if index + 1 == segments { 1usize.runtime() } else { 0usize.runtime() }];
                     states[(matrix * segments + index) * size + at] = state;
                     state = decay * state + added[i];
                 }

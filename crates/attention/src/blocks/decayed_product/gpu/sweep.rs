@@ -1,12 +1,12 @@
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::prelude::*;
+use cubecl::{prelude::*, server::Handle};
 
 use super::kernels::{self, Form};
 use crate::blocks::{
     cube::{
         address_type, element, empty,
-        tensors::{buffer, constant, empty_like, tile_element, tile_type, vector_size},
+        tensors::{buffer, empty_like, tile_element, tile_type, vector_size},
         tile_product::PLANE,
     },
     decayed_product::Plan,
@@ -95,6 +95,10 @@ pub(super) struct Sweep<'a> {
     lanes: Lanes,
     /// Tokens per segment, a multiple of the block.
     length: usize,
+    /// λ^0 … λ^C of each head, then those over a whole segment and over the last, computed in f64: one upload for all kernels.
+    decays: Handle,
+    /// How many they are.
+    count: usize,
 }
 
 impl<'a> Sweep<'a> {
@@ -108,7 +112,14 @@ impl<'a> Sweep<'a> {
         let block = lanes.block.max(turned.block);
         let segments = (4 * processors / (b * h)).max(1);
         let length = t.div_ceil(segments).next_multiple_of(block).max(4 * block);
-        Self { plan, direction, dims, outer, lanes, length }
+        let rest = t - (t.div_ceil(length) - 1) * length;
+        let power = |slope: f64, tokens: usize| (-slope * tokens as f64).exp() as f32;
+        let powers = plan.heads(h).flat_map(|slope| (0..=lanes.block).map(move |i| power(slope, i)));
+        let over_segments = plan.heads(h).flat_map(|slope| [power(slope, length), power(slope, rest)]);
+        let decays: Vec<f32> = powers.chain(over_segments).collect();
+        let count = decays.len();
+        let decays = like.client.create_from_slice(f32::as_bytes(&decays));
+        Self { plan, direction, dims, outer, lanes, length, decays, count }
     }
 
     fn segments(&self) -> usize {
@@ -120,11 +131,9 @@ impl<'a> Sweep<'a> {
         CubeCount::Static(self.segments() as u32, (b * h) as u32, outer.div_ceil(self.lanes.outer) as u32)
     }
 
-    /// λ^0 … λ^C of each head, computed in f64.
-    fn powers(&self, like: &CubeTensor) -> BufferArg {
-        let block = self.lanes.block;
-        let all = self.plan.heads(self.dims[1]).flat_map(|slope| (0..=block).map(move |i| (-slope * i as f64).exp() as f32));
-        constant(like, &all.collect::<Vec<_>>())
+    fn decays(&self) -> BufferArg {
+        // SAFETY: the buffer was made of these numbers.
+        unsafe { BufferArg::from_raw_parts(self.decays.clone(), self.count) }
     }
 
     /// The factors on scores, on what is read of a state and on what is written into it.
@@ -138,7 +147,7 @@ impl<'a> Sweep<'a> {
 
     /// The states before the segments `[B·H, segments, inner, outer]` and after all `[B, H, inner, outer]`, from the state before all.
     pub(super) fn states(&self, b: &CubeTensor, c: &CubeTensor, first: CubeTensor) -> (CubeTensor, CubeTensor) {
-        let ([batch, h, t, inner], outer, segments) = (self.dims, self.outer, self.segments());
+        let ([batch, h, _, inner], outer, segments) = (self.dims, self.outer, self.segments());
         let (matrices, size) = (batch * h, inner * outer);
         let states = empty(b, [matrices, segments, inner, outer], DType::F32);
         let last = empty(b, [batch, h, inner, outer], DType::F32);
@@ -147,9 +156,6 @@ impl<'a> Sweep<'a> {
         let form = self.lanes.ahead(self.lanes.form(self.direction, false), vector, &client);
         let address = address_type(&[b, c, &states]);
         let [_, _, write] = self.factors();
-        let after = |tokens: usize| move |slope: f64| (-slope * tokens as f64).exp() as f32;
-        let (whole, rest) = (after(self.length), after(t - (segments - 1) * self.length));
-        let decays = self.plan.heads(h).flat_map(|slope| [whole(slope), rest(slope)]).collect::<Vec<_>>();
         // SAFETY: segments and slices are checked against the shapes; `states` has room for all of them.
         unsafe {
             kernels::increments::launch_unchecked(
@@ -160,7 +166,7 @@ impl<'a> Sweep<'a> {
                 vector,
                 b.clone().into_tensor_arg(),
                 c.clone().into_tensor_arg(),
-                self.powers(b),
+                self.decays(),
                 buffer(&states),
                 self.length,
                 write,
@@ -175,7 +181,8 @@ impl<'a> Sweep<'a> {
                 buffer(&states),
                 buffer(&first),
                 buffer(&last),
-                constant(b, &decays),
+                self.decays(),
+                self.count - 2 * h,
                 size,
                 segments,
                 h,
@@ -203,7 +210,7 @@ impl<'a> Sweep<'a> {
                 a.clone().into_tensor_arg(),
                 b.clone().into_tensor_arg(),
                 c.clone().into_tensor_arg(),
-                self.powers(a),
+                self.decays(),
                 buffer(states),
                 out.clone().into_tensor_arg(),
                 self.length,

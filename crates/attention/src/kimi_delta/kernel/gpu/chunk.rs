@@ -2,10 +2,13 @@
 
 use cubecl::prelude::*;
 
-use super::form::Form;
+use super::{
+    form::Form,
+    inverse::{invert_squares, join_squares},
+};
 use crate::blocks::cube::{
     row_tiles::Span,
-    tile_product::{COLUMNS, INNER, ROWS, Tiles, multiply, own_column, own_row, plane, store},
+    tile_product::{COLUMNS, ROWS, Tiles, multiply, own_column, own_row, plane, store},
 };
 
 /// The log decays of a chunk as sums over one token, `[C, K]`; `g` has a column per key channel or one for all.
@@ -59,13 +62,16 @@ pub(crate) fn widen(until: &mut [f32], after: &mut [f32], #[comptime] side: usiz
 /// Numbers of one per token, zeros past the end.
 #[cube]
 pub(crate) fn load_column(from: &Tensor<f32>, to: &mut [f32], span: &Span, #[comptime] form: Form) {
-    let row = UNIT_POS as usize;
-    if row < form.chunk {
-        let mut value = 0.0f32;
-        if row < span.tokens {
-            value = from[span.batch * from.stride(0) + span.head * from.stride(1) + (span.start + row) * from.stride(2)];
+    #[unroll]
+    for turn in 0..comptime!(form.chunk.div_ceil(form.units())) {
+        let row = turn * form.units() + UNIT_POS as usize;
+        if row < form.chunk {
+            let mut value = 0.0f32;
+            if row < span.tokens {
+                value = from[span.batch * from.stride(0) + span.head * from.stride(1) + (span.start + row) * from.stride(2)];
+            }
+            to[row] = value;
         }
-        to[row] = value;
     }
 }
 
@@ -220,8 +226,7 @@ fn scatter(part: &Tiles, to: &mut [f32], square: &Square, #[comptime] side: usiz
     }
 }
 
-/// The inverse of `I + diag(β) A`, `A` strictly lower triangular: squares of 16 by substitution, a unit per column, then joined
-/// pairwise, `-(D⁻¹ C) A⁻¹` below the diagonal. `room`: C²/4 numbers.
+/// The inverse of `I + diag(β) A`, `A` strictly lower triangular. `room`: C²/4 numbers.
 #[cube]
 pub(crate) fn invert(a: &[f32], beta: &[f32], inverse: &mut [f32], room: &mut [f32], #[comptime] form: Form) {
     let wide = comptime!(form.wide(form.chunk));
@@ -233,55 +238,9 @@ pub(crate) fn invert(a: &[f32], beta: &[f32], inverse: &mut [f32], room: &mut [f
         }
     }
     sync_cube();
-    let column = UNIT_POS as usize;
-    if column < form.chunk {
-        let start = column / INNER * INNER;
-        let mut values = Array::<f32>::new(INNER);
-        #[unroll]
-        for i in 0..INNER {
-            let row = start + i;
-            let mut sum = 0.0f32;
-            #[unroll]
-            for l in 0..i {
-                sum += a[row * wide + start + l] * values[l];
-            }
-            let value = select(row == column, 1.0f32, select(row > column, -beta[row] * sum, 0.0f32));
-            values[i] = value;
-            inverse[row * wide + column] = value;
-        }
-    }
+    invert_squares(a, beta, inverse, form);
     sync_cube();
-    #[unroll]
-    for level in 0..comptime!((form.chunk / INNER).ilog2() as usize) {
-        let side = comptime!(INNER << level);
-        let all = comptime!(form.chunk / 2 * side);
-        #[unroll]
-        for step in 0..2usize {
-            #[unroll]
-            for turn in 0..comptime!(all.div_ceil(form.units())) {
-                let index = turn * form.units() + UNIT_POS as usize;
-                if comptime!(all % form.units() == 0) || index < all {
-                    let (group, x, y) = (index / comptime!(side * side), index / side % side, index % side);
-                    let upper = group * comptime!(2 * side);
-                    let lower = upper + side;
-                    let mut sum = 0.0f32;
-                    for l in 0..side {
-                        if comptime!(step == 0) {
-                            sum += a[(lower + x) * wide + upper + l] * inverse[(upper + l) * wide + upper + y];
-                        } else {
-                            sum += inverse[(lower + x) * wide + lower + l] * room[group * comptime!(side * side) + l * side + y];
-                        }
-                    }
-                    if comptime!(step == 0) {
-                        room[index] = beta[lower + x] * sum;
-                    } else {
-                        inverse[(lower + x) * wide + upper + y] = -sum;
-                    }
-                }
-            }
-            sync_cube();
-        }
-    }
+    join_squares(a, beta, inverse, room, form);
 }
 
 /// A matrix of f32 rounded into a tile, zeros above the diagonal.

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 use super::{
     chunk::{decay_halves, load_column, load_decays, pair_of, widen},
     form::Form,
-    forward::chunk_span,
+    prepare::chunk_span,
 };
 use crate::blocks::cube::{
     row_tiles::{Span, load, load_packed},
@@ -15,11 +15,11 @@ use crate::blocks::cube::{
 /// Gradients of queries, keys and log decays, and what β has of the keys, a cube per chunk, head and slice of key channels. The form's
 /// `d_k` is the width of the slice here; `padded` that of all.
 ///
-/// `row_q`, `row_k`, `column_k`: as [`through_states`](super::backward::through_states) leaves them.
+/// `row_q`, `row_k`, `column_k`: as [`through_states`](super::through_states::through_states) leaves them.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(crate) fn through_decays<F: Float, E: Float, N: Size>(
-    q: &Tensor<Vector<F, N>>,
-    k: &Tensor<Vector<F, N>>,
+pub(crate) fn through_decays<F: Float, E: Float, N: Size, M: Size>(
+    q: &Tensor<Vector<F, M>>,
+    k: &Tensor<Vector<F, M>>,
     g: &Tensor<f32>,
     beta: &Tensor<f32>,
     d_scores: &[Vector<E, N>],
@@ -64,8 +64,8 @@ pub(crate) fn through_decays<F: Float, E: Float, N: Size>(
     let chunk = CUBE_POS_Y as usize * CUBE_COUNT_X as usize + CUBE_POS_X as usize;
     let own = Span { batch: span.batch, head: span.head, start: span.start, tokens: span.tokens, column };
     let shared_head = Span { batch: span.batch, head: span.head / (heads / q.shape(1)), start: span.start, tokens: span.tokens, column };
-    load::<F, E, N>(q, &mut q_tile, &shared_head, comptime!(form.room(form.d_k)));
-    load::<F, E, N>(k, &mut k_tile, &shared_head, comptime!(form.room(form.d_k)));
+    load::<F, E, M>(q, &mut q_tile, &shared_head, comptime!(form.room(form.d_k)));
+    load::<F, E, M>(k, &mut k_tile, &shared_head, comptime!(form.room(form.d_k)));
     load_packed::<E, N>(d_scores, &mut scores, chunk * comptime!(c * c), c, comptime!(form.room(c)));
     load_packed::<E, N>(d_corrections, &mut corrections, chunk * comptime!(c * c), c, comptime!(form.room(c)));
     load_column(beta, &mut strength, &span, form);

@@ -36,6 +36,11 @@ impl Form {
         width + 16 / self.element
     }
 
+    /// Tiles that a kernel which goes from chunk to chunk has of each matrix: with matrix units, one is filled while the other is read.
+    pub(crate) fn buffers(&self) -> usize {
+        if self.tensor_cores { 2 } else { 1 }
+    }
+
     /// A tile of the rows of a chunk.
     pub(crate) fn room(&self, width: usize) -> Room {
         Room { rows: self.chunk, width, stride: self.stride(width), units: self.units() }
@@ -86,8 +91,9 @@ pub(crate) fn shared_bytes(form: &Form) -> usize {
     let (keys, values, square, thin) = (form.stride(d_k), form.stride(d_v), form.stride(chunk), form.stride(slice));
     let prepare = form.element * (chunk * (keys.max(values) + keys) + 3 * chunk / 2 * keys + chunk * square)
         + 4 * (2 * chunk * form.wide(d_k) + 2 * chunk * form.wide(chunk) + (chunk * chunk / 4).max(4 * chunk) + chunk);
-    let carry = form.element * (chunk * (3 * keys + square + 2 * thin) + d_k * thin) + 4 * d_k;
+    let carry = form.element * (form.buffers() * chunk * (3 * keys + square + thin) + 2 * chunk * thin + d_k * thin) + 4 * d_k;
     let back = form.element * (d_k * values + chunk * (4 * values + 2 * keys + square)) + 4 * (chunk + 4 * chunk.max(d_k));
     // Every array starts at a multiple of 16 bytes.
+    let prepare = if form.tensor_cores { form.by_cells().cell_bytes().max(form.strip_bytes()) } else { prepare };
     prepare.max(carry).max(back) + 16 * 16
 }

@@ -1,14 +1,21 @@
 //! Fused kernels for GPUs, chunk by chunk as those for the CPU: what chunks have besides the state, all at once; the state from chunk
 //! to chunk, by slices of its columns; backward the same in reverse, and the gradients inside the chunks, all at once.
 
-mod backward;
+mod carry;
+mod carry_back;
+mod cells;
 mod chunk;
 mod decays;
 mod form;
-mod forward;
+mod inverse;
 mod packed;
+mod prepare;
+mod prepare_cells;
 mod problem;
 mod step;
+mod strips;
+mod through_states;
+mod through_strips;
 
 use burn::{
     backend::{Cube, TensorMetadata, ops::FloatTensorOps},
@@ -25,7 +32,7 @@ use crate::blocks::cube::{
 pub(super) use problem::takes;
 use problem::{Problem, heads_first, tokens_first};
 
-/// The outputs; what is kept are the states before the chunks, `[B·W, chunks, K, V]`; of packed sequences, one after another.
+/// The outputs; what is kept are the states before the chunks as tiles, `[B·W, chunks, K, V]` in padded widths; of packed sequences, one after another.
 ///
 /// # Panics
 /// Where [`takes`] says no.
@@ -47,16 +54,17 @@ fn sequences(inputs: Inputs<Cube>, options: &Options, keep: bool) -> Output<Cube
     let (like, first) = (&problem.v, &problem.state);
     let out = empty_like(like, [b, w, problem.tokens, d_v], like.dtype);
     let last = empty(first, [b, w, d_k, d_v], DType::F32);
-    let kept = if keep { [b * w, problem.chunks, d_k, d_v] } else { [1; 4] };
-    let states = empty(first, kept, DType::F32);
+    let kept = if keep { [b * w, problem.chunks, problem.form.d_k, problem.form.d_v] } else { [1; 4] };
+    let states = empty(first, kept, problem.tile);
     // SAFETY: the kernels check tokens and columns against the shapes; scratch has room for whole chunks.
     unsafe {
-        forward::carry::launch_unchecked(
+        carry::carry::launch_unchecked(
             &like.client,
             problem.slices(),
             problem.form.cube(),
             address_type(&[like, first, &states, &prepared.w, &prepared.u]),
-            prepared.vector,
+            problem.vector(),
+            vector_size(&[&out], problem.tile),
             buffer(&prepared.q_start),
             buffer(&prepared.k_end),
             buffer(&prepared.w),
@@ -111,19 +119,20 @@ fn gradients(inputs: Inputs<Cube>, options: &Options, saved: Saved<Cube>) -> Gra
     let d_g = empty_like(&problem.g, [b, w, t, d_k], DType::F32);
     let by_channels = by_chunk.of_channels();
     let slices = form.d_k / by_channels.d_k;
-    let by_values = empty(like, [b * w, t], DType::F32);
-    let by_keys = empty(like, [slices, b * w, t], DType::F32);
+    let by_values = empty(like, [1, b * w, t], DType::F32);
+    let by_keys = empty(like, [if form.tensor_cores { 1 } else { slices }, b * w, t], DType::F32);
     let address = address_type(&[like, &states, &d_states, &row_q, &d_g]);
-    let vector = vector_size(&[&problem.q, &problem.k, like, &d_o, &d_v_out], problem.tile).min(prepared.vector);
-    let (client, types) = (&like.client, problem.types());
+    let of_values = vector_size(&[like, &d_o, &d_v_out], problem.tile);
+    let (client, types, vector) = (&like.client, problem.types(), problem.vector());
     // SAFETY: as in `forward`.
     unsafe {
-        backward::carry_back::launch_unchecked(
+        carry_back::carry_back::launch_unchecked(
             client,
             problem.slices(),
             form.cube(),
             address,
             vector,
+            of_values,
             buffer(&prepared.q_start),
             buffer(&prepared.k_end),
             buffer(&prepared.w),
@@ -138,12 +147,13 @@ fn gradients(inputs: Inputs<Cube>, options: &Options, saved: Saved<Cube>) -> Gra
             form,
             types,
         );
-        backward::through_states::launch_unchecked(
+        through_states::through_states::launch_unchecked(
             client,
             problem.all_chunks(1),
             by_chunk.cube(),
             address,
             vector,
+            of_values,
             like.clone().into_tensor_arg(),
             problem.beta.clone().into_tensor_arg(),
             d_o.into_tensor_arg(),
@@ -162,35 +172,65 @@ fn gradients(inputs: Inputs<Cube>, options: &Options, saved: Saved<Cube>) -> Gra
             buffer(&row_k),
             buffer(&column_k),
             buffer(&d_total),
-            d_k,
             by_chunk,
             types,
         );
-        decays::through_decays::launch_unchecked(
-            client,
-            problem.all_chunks(slices),
-            by_channels.cube(),
-            address,
-            vector,
-            problem.q.clone().into_tensor_arg(),
-            problem.k.clone().into_tensor_arg(),
-            problem.g.clone().into_tensor_arg(),
-            problem.beta.clone().into_tensor_arg(),
-            buffer(&d_scores),
-            buffer(&d_corrections),
-            buffer(&row_q),
-            buffer(&row_k),
-            buffer(&column_k),
-            buffer(&d_total),
-            d_q.clone().into_tensor_arg(),
-            d_k_out.clone().into_tensor_arg(),
-            d_g.clone().into_tensor_arg(),
-            buffer(&by_keys),
-            problem.scale,
-            form.d_k,
-            by_channels,
-            types,
-        );
+        let of_keys = vector_size(&[&problem.q, &problem.k, &d_q, &d_k_out], problem.tile);
+        if form.tensor_cores {
+            through_strips::through_strips::launch_unchecked(
+                client,
+                problem.all_chunks(1),
+                form.by_strips().cube(),
+                address,
+                vector,
+                of_keys,
+                problem.q.clone().into_tensor_arg(),
+                problem.k.clone().into_tensor_arg(),
+                problem.g.clone().into_tensor_arg(),
+                problem.beta.clone().into_tensor_arg(),
+                buffer(&d_scores),
+                buffer(&d_corrections),
+                buffer(&row_q),
+                buffer(&row_k),
+                buffer(&column_k),
+                buffer(&d_total),
+                buffer(&by_values),
+                d_q.clone().into_tensor_arg(),
+                d_k_out.clone().into_tensor_arg(),
+                d_g.clone().into_tensor_arg(),
+                buffer(&by_keys),
+                problem.scale,
+                form.by_strips(),
+                types,
+            );
+        } else {
+            decays::through_decays::launch_unchecked(
+                client,
+                problem.all_chunks(slices),
+                by_channels.cube(),
+                address,
+                vector,
+                of_keys,
+                problem.q.clone().into_tensor_arg(),
+                problem.k.clone().into_tensor_arg(),
+                problem.g.clone().into_tensor_arg(),
+                problem.beta.clone().into_tensor_arg(),
+                buffer(&d_scores),
+                buffer(&d_corrections),
+                buffer(&row_q),
+                buffer(&row_k),
+                buffer(&column_k),
+                buffer(&d_total),
+                d_q.clone().into_tensor_arg(),
+                d_k_out.clone().into_tensor_arg(),
+                d_g.clone().into_tensor_arg(),
+                buffer(&by_keys),
+                problem.scale,
+                form.d_k,
+                by_channels,
+                types,
+            );
+        }
     }
     // The heads that read one query/key head, and a decay that all channels share.
     let grouped = |x: CubeTensor| {
@@ -202,7 +242,7 @@ fn gradients(inputs: Inputs<Cube>, options: &Options, saved: Saved<Cube>) -> Gra
         Cube::float_reshape(Cube::float_sum_dim(x, 3), Shape::from([b, t, h, d_k]))
     };
     let d_g = tokens_first(d_g);
-    let d_beta = Cube::float_add(Cube::float_reshape(Cube::float_sum_dim(by_keys, 0), Shape::from([b * w, t])), by_values);
+    let d_beta = if form.tensor_cores { by_keys } else { Cube::float_add(Cube::float_sum_dim(by_keys, 0), by_values) };
     let d_beta = Cube::float_swap_dims(Cube::float_reshape(d_beta, Shape::from([b, w, t])), 1, 2);
     Gradients {
         q: grouped(d_q),

@@ -7,7 +7,7 @@ use cubecl::{ir::ElemType, prelude::*};
 
 use super::{
     form::{Form, shared_bytes},
-    forward,
+    prepare, prepare_cells,
 };
 use crate::{
     blocks::cube::{
@@ -44,8 +44,9 @@ fn form(client: &Client, dtype: DType, widths: [usize; 2], heads: usize) -> Form
     let (tile, tensor_cores) = tile_type(client, dtype);
     let [d_k, d_v] = widths.map(|width| width.next_multiple_of(16));
     let processors = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(16) as usize;
-    // Thin slices where heads are too few for all processors: each reads the keys again.
-    let slice = if d_v.is_multiple_of(32) && heads.saturating_mul(d_v / 32) >= processors { 32 } else { 16 };
+    // Thin slices where heads are too few for all processors, or nearly all: each reads the keys again.
+    let enough = |slice: &usize| d_v.is_multiple_of(*slice) && heads.saturating_mul(8 * d_v / slice) >= 7 * processors;
+    let slice = [64, 32].into_iter().find(enough).unwrap_or(16);
     Form { chunk: chunk_size(client, dtype), d_k, d_v, slice, element: tile.size(), tensor_cores, planes: PLANES }
 }
 
@@ -81,7 +82,7 @@ pub(super) struct Problem {
     pub(super) tile: DType,
 }
 
-/// What of the chunks does not depend on the state; see [`forward::prepare`].
+/// What of the chunks does not depend on the state; see [`prepare::prepare`].
 pub(super) struct Prepared {
     pub(super) q_start: CubeTensor,
     pub(super) k_end: CubeTensor,
@@ -90,8 +91,6 @@ pub(super) struct Prepared {
     pub(super) scores: CubeTensor,
     pub(super) inverse: CubeTensor,
     pub(super) total: CubeTensor,
-    /// Elements that the kernels read at once.
-    pub(super) vector: usize,
 }
 
 impl Problem {
@@ -130,42 +129,60 @@ impl Problem {
         [element(&self.v), tile_element(self.tile)]
     }
 
+    /// Elements of a vector of 16 bytes of tiles, as scratch is read and written: its rows are whole numbers of such.
+    pub(super) fn vector(&self) -> usize {
+        16 / self.form.element
+    }
+
     /// With the inverses if `keep`.
     pub(super) fn prepare(&self, keep: bool) -> Prepared {
-        let ([b, w, ..], form) = (dims(&self.state), self.by_chunk());
+        let [b, w, ..] = dims(&self.state);
+        let form = if self.form.tensor_cores { self.form.by_cells() } else { self.by_chunk() };
         let scratch = |rows: usize, width: usize, dtype: DType| empty(&self.v, [b * w, self.chunks, rows, width], dtype);
         let [q_start, k_end, of_state] = [(); 3].map(|()| scratch(form.chunk, form.d_k, self.tile));
         let u = scratch(form.chunk, form.d_v, self.tile);
         let scores = scratch(form.chunk, form.chunk, self.tile);
         let inverse = if keep { scratch(form.chunk, form.chunk, self.tile) } else { empty(&self.v, [1; 4], self.tile) };
         let total = scratch(1, form.d_k, DType::F32);
+        let (client, address) = (&self.v.client, address_type(&[&self.q, &self.k, &self.v, &self.g, &of_state, &u]));
         let vector = vector_size(&[&self.q, &self.k, &self.v], self.tile);
-        // SAFETY: the kernel checks tokens and columns against the shapes; scratch has room for whole chunks.
-        unsafe {
-            forward::prepare::launch_unchecked(
-                &self.v.client,
-                self.all_chunks(1),
-                form.cube(),
-                address_type(&[&self.q, &self.k, &self.v, &self.g, &of_state, &u]),
-                vector,
-                self.q.clone().into_tensor_arg(),
-                self.k.clone().into_tensor_arg(),
-                self.v.clone().into_tensor_arg(),
-                self.g.clone().into_tensor_arg(),
-                self.beta.clone().into_tensor_arg(),
-                buffer(&q_start),
-                buffer(&k_end),
-                buffer(&of_state),
-                buffer(&u),
-                buffer(&scores),
-                buffer(&inverse),
-                buffer(&total),
-                self.scale,
-                keep,
-                form,
-                self.types(),
-            );
+        // SAFETY: the kernels check tokens and columns against the shapes; scratch has room for whole chunks.
+        macro_rules! launch {
+            ($($kernel:ident)::+, $($pairs:expr)?) => {
+                unsafe {
+                    $($kernel)::+::launch_unchecked(
+                        client,
+                        self.all_chunks(1),
+                        form.cube(),
+                        address,
+                        self.vector(),
+                        vector,
+                        $($pairs,)?
+                        self.q.clone().into_tensor_arg(),
+                        self.k.clone().into_tensor_arg(),
+                        self.v.clone().into_tensor_arg(),
+                        self.g.clone().into_tensor_arg(),
+                        self.beta.clone().into_tensor_arg(),
+                        buffer(&q_start),
+                        buffer(&k_end),
+                        buffer(&of_state),
+                        buffer(&u),
+                        buffer(&scores),
+                        buffer(&inverse),
+                        buffer(&total),
+                        self.scale,
+                        keep,
+                        form,
+                        self.types(),
+                    );
+                }
+            };
         }
-        Prepared { q_start, k_end, w: of_state, u, scores, inverse, total, vector }
+        if form.tensor_cores {
+            launch!(prepare_cells::prepare_cells, vector_size(&[&self.g], DType::F32).min(2));
+        } else {
+            launch!(prepare::prepare,);
+        }
+        Prepared { q_start, k_end, w: of_state, u, scores, inverse, total }
     }
 }

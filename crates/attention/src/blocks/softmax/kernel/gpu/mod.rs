@@ -4,6 +4,7 @@
 
 mod backward;
 mod backward_hopper;
+mod decode;
 mod forward;
 mod forward_hopper;
 mod plan;
@@ -60,12 +61,18 @@ macro_rules! launch {
 pub(super) fn softmax_forward(plan: &Plan, inputs: Inputs<Cube>, options: Options) -> (FloatTensor<Cube>, FloatTensor<Cube>) {
     let ([b, h, t, k_width], [_, g, _, v_width]) = (dims(&inputs.q), dims(&inputs.v));
     let dtype = inputs.q.dtype();
-    if t == 1 && h > g && matches!((&inputs.bias, &inputs.distances), (Maybe::None, Maybe::None)) {
+    if t == 1 && matches!((&inputs.bias, &inputs.distances), (Maybe::None, Maybe::None)) {
         // The heads of a group as queries of one head, so that their keys and values are read once. One query sees all keys, causal or not.
         let inputs = Inputs { q: Cube::float_reshape(inputs.q.clone(), Shape::new([b, g, h / g, k_width])), ..inputs.clone() };
         let options = Options { causal: false, ..options };
-        if let Some(plan) = Plan::new(&inputs, options) {
-            let (o, lse) = softmax_forward(&plan, inputs, options);
+        if let Some(plan) = Plan::new(&inputs, options)
+            && (h > g || decode::takes(&plan, 1))
+        {
+            let (o, lse) = if decode::takes(&plan, h / g) {
+                decode::decode(&Problem::new(inputs, options, &plan), &plan, v_width)
+            } else {
+                softmax_forward(&plan, inputs, options)
+            };
             return (Cube::float_reshape(o, Shape::new([b, h, 1, v_width])), Cube::float_reshape(lse, Shape::new([b, h, 1])));
         }
     }
