@@ -109,8 +109,11 @@ struct Part<const M: usize> {
 impl<const M: usize> GradientRule<1> for Part<M> {
     fn gradients(&self, upstream: DispatchTensor, _: [bool; 1]) -> [Option<DispatchTensor>; 1] {
         let number = number(&Tensor::<1>::from_dispatch(upstream.clone()));
-        self.places.0.lock().unwrap_or_else(PoisonError::into_inner)[self.index] = Some(upstream);
-        [Some(number.into_dispatch())]
+        let mut places = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One number is enough to be told; each more would cost a kernel that adds it.
+        let first = places.iter().all(Option::is_none);
+        places[self.index] = Some(upstream);
+        [first.then(|| number.into_dispatch())]
     }
 }
 

@@ -99,7 +99,8 @@ pub(super) fn backward(
 /// The state changes where it lies if nobody else holds it.
 fn one_token([q, k, v]: [CubeTensor; 3], state: CubeTensor, plan: &Plan) -> (CubeTensor, CubeTensor) {
     let ([b, h, t, _], d_v) = (dims(&q), dims(&v)[3]);
-    let state = if state.can_mut() { state } else { state.copy() };
+    // A copy may have gaps between its rows.
+    let state = if state.can_mut() { state } else { rows(state.copy()) };
     let out = empty_like(&q, [b, h, t, d_v], q.dtype);
     let decays = plan.heads(h).map(|slope| (-slope).exp() as f32).collect::<Vec<_>>();
     let client = q.client.clone();

@@ -218,7 +218,8 @@ fn gradients(inputs: Inputs<Cube>, options: &Options, saved: Saved<Cube>) -> Gra
 fn one_token(problem: Problem) -> Output<Cube> {
     let Problem { q, k, v, g, beta, state, scale, .. } = problem;
     let [b, w, _, d_v] = dims(&state);
-    let state = if state.can_mut() { state } else { state.copy() };
+    // A copy may have gaps between its rows.
+    let state = if state.can_mut() { state } else { rows(state.copy()) };
     let out = empty_like(&v, [b, w, 1, d_v], v.dtype);
     let (client, kind) = (v.client.clone(), element(&v));
     let address = address_type(&[&q, &k, &v, &g, &state]);
