@@ -36,7 +36,6 @@ pub fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
 }
 
 /// `a b`, or `a b + bias`, without gradients where Burn's own product is not the one to take.
-#[cfg_attr(not(feature = "cuda"), expect(clippy::unnecessary_wraps, reason = "with the feature it is sometimes there"))]
 pub(super) fn fast<const D: usize>(a: &Tensor<D>, b: &Tensor<D>, bias: Option<&Tensor<1>>) -> Option<Tensor<D>> {
     #[cfg(feature = "cuda")]
     {
