@@ -5,7 +5,7 @@ mod common;
 use std::{error::Error, time::Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
-use common::{Torch, median, peak_memory};
+use common::{Torch, median, pause, peak_memory, warm};
 use regard::{
     SpatialMixer,
     bi_level_routing::{route, routed_attention},
@@ -188,9 +188,10 @@ fn compare() -> Outcome<()> {
             let mut theirs = vec![Vec::new(); variants.len()];
             let start = Instant::now();
             while ours.len() < 5 || start.elapsed().as_secs_f64() < seconds {
-                ours.push(run(backward)?);
+                pause();
+                ours.push(warm(|| run(backward))?);
                 for (times, variant) in theirs.iter_mut().zip(variants) {
-                    times.push(torch.run(&line(variant))?);
+                    times.push(warm(|| torch.run(&line(variant)))?);
                 }
             }
             let pass = if backward { "forward+backward" } else { "forward" };

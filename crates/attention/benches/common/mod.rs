@@ -46,12 +46,14 @@ pub(crate) fn run(program: fn() -> Outcome) -> Outcome {
 
 /// Computes all gradients for a cotangent of an output: those of `o · cotangent`, written as a product of a row and a column, whose own
 /// gradient is one pass over memory. PyTorch's side is given the cotangent.
+#[allow(dead_code, reason = "not every program asks for it")]
 pub(crate) fn backward(o: Tensor<4>, cotangent: &Tensor<4>) -> Gradients {
     let len = o.shape().num_elements();
     o.reshape([1, len]).matmul(cotangent.clone().reshape([len, 1])).backward()
 }
 
 /// A run after others for a while, as in use: the first after a pause finds threads asleep, and at times all on one core.
+#[allow(dead_code, reason = "not every program asks for it")]
 pub(crate) fn warm(mut run: impl FnMut() -> Result<f64, Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
     let start = Instant::now();
     while start.elapsed().as_millis() < 30 {
@@ -61,6 +63,7 @@ pub(crate) fn warm(mut run: impl FnMut() -> Result<f64, Box<dyn Error>>) -> Resu
 }
 
 /// Lets PyTorch's threads fall asleep, which go on spinning for a while after their last product.
+#[allow(dead_code, reason = "not every program asks for it")]
 pub(crate) fn pause() {
     thread::sleep(Duration::from_millis(20));
 }
