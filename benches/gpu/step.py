@@ -8,13 +8,13 @@ import argparse
 import json
 import pathlib
 import statistics
-import subprocess
-import sys
 import time
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from run import lines
 
 VOCAB, WIDTH, LAYERS, HEADS, CONTEXT, BATCH = 32000, 768, 12, 12, 1024, 8
 SHAPES = [(768, 2304), (768, 768), (768, 3072), (3072, 768), (768, 32000)]
@@ -114,13 +114,6 @@ def peers():
     for precision in ("bf16", "f32"):
         yield {"by": "eager", "case": "step", "precision": precision, "ms": round(step_ms(False, precision), 3)}
     yield {"by": "compiled", "case": "step", "precision": "bf16", "ms": round(step_ms(True, "bf16"), 3)}
-
-
-def lines(command):
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def main():

@@ -21,8 +21,8 @@ pub struct AdamWStep {
 }
 
 impl AdamWStep {
-    /// The next `θ`, `m` and `v`, computed in one pass on the CPU and on NVIDIA GPUs; nothing on another device or in another type than f32. The tensors are
-    /// without automatic differentiation.
+    /// The next `θ`, `m` and `v`, computed in one pass on the CPU and on NVIDIA GPUs; nothing on another device or in another type than
+    /// f32. The tensors are without automatic differentiation.
     ///
     /// # Shapes
     /// - `parameter` θ, `gradient` g, `moments` m and v: all the same

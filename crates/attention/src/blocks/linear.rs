@@ -21,7 +21,7 @@ use super::{
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     if D > 1 && kernel::on_cpu(&x.device(), x.dtype()) && weight.dtype() == x.dtype() {
         kernel::linear(x, weight, bias)
-    } else if D > 1 {
+    } else if D > 1 && cfg!(feature = "cuda") {
         on_gpu(x, weight, bias)
     } else {
         module::linear(x, weight, bias)

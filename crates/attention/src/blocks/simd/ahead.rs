@@ -2,11 +2,11 @@ use std::cell::Cell;
 
 use super::slices::prefetch;
 
-/// Rows of memory that are read soon, asked for a few lines at a time while products compute: all at once they would keep the loads of
+/// Rows of memory that are read soon, asked for in small portions while products compute: all at once they would keep the loads of
 /// these products waiting.
 pub(crate) struct Ahead {
     matrices: [Option<Rows>; 4],
-    /// The next line: matrix, row, column.
+    /// What is next: matrix, row, column.
     next: Cell<(usize, usize, usize)>,
 }
 
@@ -19,10 +19,11 @@ pub(crate) struct Rows {
     pub(super) count: usize,
 }
 
-/// Numbers of a line of the caches.
-const LINE: usize = 32;
-/// Lines asked for at a time, about as many as a processor fetches at a time.
-const LINES: usize = 12;
+/// Numbers of two lines of the caches: one is asked for, and the processor fetches its neighbour with it. Asking for both took more time
+/// than it saved.
+const PAIR: usize = 32;
+/// Pairs asked for at a time, about as many lines as a processor fetches at a time.
+const PAIRS: usize = 12;
 
 impl Ahead {
     pub(crate) fn new(matrices: [Option<Rows>; 4]) -> Self {
@@ -38,18 +39,18 @@ impl Ahead {
         Self::new([None; 4])
     }
 
-    /// Asks for the next lines.
+    /// Asks for what is next.
     #[inline(always)]
     pub(super) fn ask(&self) {
         let (matrix, mut row, mut column) = self.next.get();
         let Some(&Some(rows)) = self.matrices.get(matrix) else { return };
         let mut place = rows.start.wrapping_add(row * rows.stride + column);
-        let end = (column + LINES * LINE).min(rows.width);
+        let end = (column + PAIRS * PAIR).min(rows.width);
         let mut at = column;
         while at < end {
             prefetch(place, 1);
-            place = place.wrapping_add(LINE);
-            at += LINE;
+            place = place.wrapping_add(PAIR);
+            at += PAIR;
         }
         column = end;
         if column == rows.width {

@@ -232,7 +232,8 @@ fn advance<E: Float>(
 
 /// The state before each segment in place of what it adds, and the state after all: `S ← λ^length S + added`, a unit per number.
 ///
-/// `states`: `[B·H, segments, size]`; `first`, `last`: `[B·H, size]`; `decays`, from `first_decay` on: over a whole segment and over the last, of each head.
+/// `states`: `[B·H, segments, size]`; `first`, `last`: `[B·H, size]`; `decays`, from `first_decay` on: over a whole segment and over the
+/// last, of each head.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(crate) fn carry(
     states: &mut [f32],

@@ -129,7 +129,7 @@ impl<F: Finish> WithSimd for Op<'_, F> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // SAFETY: the callers of `multiply` and `multiply_scaled` vouch for the memory.
+        // SAFETY: the callers of `multiply` and its like vouch for the memory.
         unsafe { self.product.run(simd, self.finish, self.ahead) };
     }
 }
