@@ -24,10 +24,17 @@ impl Form {
         Self { planes: self.d_k / CELL, ..*self }
     }
 
+    /// Pairs of numbers that a plane keeps of the cells but one, of two matrices.
+    fn list_size(&self) -> usize {
+        (self.chunk / CELL - 1) * 2 * PAIRS * PLANE
+    }
+
     /// Bytes of shared memory of [`through_strips`].
     pub(crate) fn strip_bytes(&self) -> usize {
         let tiles = 2 * self.chunk * (self.stride(self.d_k) + self.stride(self.chunk));
-        self.element * tiles + 4 * self.chunk * (1 + self.by_strips().planes + self.d_k) + 7 * 16
+        let planes = self.by_strips().planes;
+        let lists = planes * self.list_size();
+        self.element * (tiles + 2 * lists) + 4 * (self.chunk * (1 + planes + self.d_k) + planes * self.chunk) + 9 * 16
     }
 }
 
@@ -61,6 +68,9 @@ pub(crate) fn through_strips<F: Float, E: Float, N: Size, M: Size>(
     let mut corrections = Shared::<[E]>::new_aligned_slice(comptime!(c * square_stride), 16usize);
     // What a unit has of its plane's cells, first the gradients of earlier keys, then those of log decays before they are summed up.
     let mut kept = Shared::<[Vector<f32, Pair>]>::new_slice(comptime!(c * form.d_k / 2));
+    // Its cells decayed to one of their ends, and the decays over them by channels.
+    let mut lists = Shared::<[Vector<E, Pair>]>::new_slice(comptime!(form.planes * form.list_size()));
+    let mut wholes = Shared::<[f32]>::new_slice(comptime!(form.planes * c));
     let mut strength = Shared::<[f32]>::new_aligned_slice(c, 16usize);
     let mut partial = Shared::<[f32]>::new_slice(comptime!(form.planes * c));
 
@@ -89,13 +99,12 @@ pub(crate) fn through_strips<F: Float, E: Float, N: Size, M: Size>(
         to_all[half] = 0.0f32;
         behind[half] = 1.0f32;
     }
-    // The later cells' queries and β keys, decayed from the end of the cell at hand.
-    let mut late_q = Sequence::<Array<Vector<E, Pair>>>::new();
-    let mut late_k = Sequence::<Array<Vector<E, Pair>>>::new();
-    #[unroll]
+    // The lists hold the later cells' queries and β keys, decayed from their starts.
+    let own_list = plane() * comptime!(form.list_size()) + lane();
+    let own_wholes = plane() * c;
     for turn in 0..cells {
-        let cell = comptime!(cells - 1 - turn);
-        let row = comptime!(cell * CELL);
+        let cell = cells - 1 - turn;
+        let row = cell * CELL;
         let mut decays = single(&read_logs(g, &span, row, column));
         let through_end = far_rows(column_k, chunk, row, column, form);
         let queries = times(&load_turned::<E>(&q_tile, row, column, packed), scale);
@@ -114,11 +123,14 @@ pub(crate) fn through_strips<F: Float, E: Float, N: Size, M: Size>(
             widen(&mut decays, level);
         }
         let mut part = Tiles::zeros(1usize, 2usize);
-        #[unroll]
-        for other in 0..turn {
-            let row_of_other = comptime!((cells - 1 - other) * CELL);
-            multiply_cell::<E>(&mut part, late_q.index(other), &load_square::<E>(&scores, row_of_other, row, true, square_stride));
-            multiply_cell::<E>(&mut part, late_k.index(other), &load_square::<E>(&corrections, row_of_other, row, true, square_stride));
+        let mut between = ones();
+        for other in cell + 1..cells {
+            let list = own_list + (other - 1) * comptime!(2 * PAIRS * PLANE);
+            let late = listed::<E>(&lists, list, &between);
+            multiply_cell::<E>(&mut part, &late, &load_square::<E>(&scores, other * CELL, row, true, square_stride));
+            let late = listed::<E>(&lists, list + comptime!(PAIRS * PLANE), &between);
+            multiply_cell::<E>(&mut part, &late, &load_square::<E>(&corrections, other * CELL, row, true, square_stride));
+            decay(&mut between, &wholes, own_wholes + other * CELL);
         }
         add_scaled(&mut early, &part, &decays.after);
         #[unroll]
@@ -127,30 +139,28 @@ pub(crate) fn through_strips<F: Float, E: Float, N: Size, M: Size>(
             early[i] += through_end;
             let products = keys[i] * through_end;
             to_all[comptime!(i % 2)] += products.extract(0usize) + products.extract(1usize);
-            kept[own + comptime!((cell * PAIRS + i) * PLANE)] = early[i];
+            kept[own + (cell * PAIRS + i) * PLANE] = early[i];
         }
         let whole = over_cell(&decays);
         #[unroll]
-        for other in 0..turn {
-            decay_cell::<E>(late_q.index_mut(other), &whole);
-            decay_cell::<E>(late_k.index_mut(other), &whole);
-        }
-        late_q.push(rounded::<E>(&queries, &decays.until));
-        late_k.push(rounded::<E>(&strong, &decays.until));
-        #[unroll]
         for half in 0..2usize {
+            if lane() % 4 == 0 {
+                wholes[own_wholes + row + channel_of(half)] = whole[half];
+            }
             behind[half] *= whole[half];
         }
+        if cell > 0 {
+            let list = own_list + (cell - 1) * comptime!(2 * PAIRS * PLANE);
+            list_cell::<E>(&rounded::<E>(&queries, &decays.until), &mut lists, list);
+            list_cell::<E>(&rounded::<E>(&strong, &decays.until), &mut lists, list + comptime!(PAIRS * PLANE));
+        }
+        sync_plane();
     }
 
-    // The earlier cells' keys, decayed to the start of the cell at hand, and the decay over these cells.
-    let mut early_k = Sequence::<Array<Vector<E, Pair>>>::new();
-    let mut before = Array::<f32>::new(2usize);
-    before[0] = 1.0f32;
-    before[1] = 1.0f32;
-    #[unroll]
+    // Now the lists hold the earlier cells' keys, decayed to their ends.
+    let mut before = ones();
     for cell in 0..cells {
-        let row = comptime!(cell * CELL);
+        let row = cell * CELL;
         let mut decays = single(&read_logs(g, &span, row, column));
         let mut of_q = far_rows(row_q, chunk, row, column, form);
         let mut of_k = far_rows(row_k, chunk, row, column, form);
@@ -171,12 +181,13 @@ pub(crate) fn through_strips<F: Float, E: Float, N: Size, M: Size>(
             widen(&mut decays, level);
         }
         let (mut part_q, mut part_k) = (Tiles::zeros(1usize, 2usize), Tiles::zeros(1usize, 2usize));
-        #[unroll]
-        for other in 0..cell {
-            let column_of_other = comptime!(other * CELL);
-            let keys = early_k.index(other);
-            multiply_cell::<E>(&mut part_q, keys, &load_square::<E>(&scores, row, column_of_other, false, square_stride));
-            multiply_cell::<E>(&mut part_k, keys, &load_square::<E>(&corrections, row, column_of_other, false, square_stride));
+        let mut between = ones();
+        for back in 0..cell {
+            let other = cell - 1 - back;
+            let early = listed::<E>(&lists, own_list + other * comptime!(2 * PAIRS * PLANE), &between);
+            multiply_cell::<E>(&mut part_q, &early, &load_square::<E>(&scores, row, other * CELL, false, square_stride));
+            multiply_cell::<E>(&mut part_k, &early, &load_square::<E>(&corrections, row, other * CELL, false, square_stride));
+            decay(&mut between, &wholes, own_wholes + other * CELL);
         }
         add_scaled(&mut sum_q, &part_q, &decays.until);
         add_scaled(&mut sum_k, &part_k, &decays.until);
@@ -195,7 +206,7 @@ pub(crate) fn through_strips<F: Float, E: Float, N: Size, M: Size>(
             let first = scores[token * comptime!(square_stride + 1)];
             let second = scores[(token + 1) * comptime!(square_stride + 1)];
             let diagonal = pair_of(f32::cast_from(first), f32::cast_from(second)) * Vector::new(scale);
-            let place = own + comptime!((cell * PAIRS + i) * PLANE);
+            let place = own + (cell * PAIRS + i) * PLANE;
             let early = kept[place];
             gradient_q[i] = of_q[i] + diagonal * keys[i];
             gradient_k[i] = strong + early + diagonal * queries[i];
@@ -206,16 +217,10 @@ pub(crate) fn through_strips<F: Float, E: Float, N: Size, M: Size>(
         store_turned::<E>(&gradient_q, &mut q_tile, row, column, packed);
         store_turned::<E>(&gradient_k, &mut k_tile, row, column, packed);
         sum_channels(&of_beta, &mut partial, plane() * c + row);
-        let whole = over_cell(&decays);
-        #[unroll]
-        for other in 0..cell {
-            decay_cell::<E>(early_k.index_mut(other), &whole);
+        if cell + 1 < cells {
+            list_cell::<E>(&rounded::<E>(&keys, &decays.after), &mut lists, own_list + cell * comptime!(2 * PAIRS * PLANE));
         }
-        early_k.push(rounded::<E>(&keys, &decays.after));
-        #[unroll]
-        for half in 0..2usize {
-            before[half] *= whole[half];
-        }
+        decay(&mut before, &wholes, own_wholes + row);
     }
 
     #[unroll]
@@ -289,13 +294,42 @@ fn far_rows(from: &[f32], chunk: usize, row: usize, column: usize, #[comptime] f
     result
 }
 
-/// A cell times a factor for each channel.
 #[cube]
-fn decay_cell<E: Float>(cell: &mut Array<Vector<E, Pair>>, whole: &Array<f32>) {
+fn ones() -> Array<f32> {
+    let mut factors = Array::<f32>::new(2usize);
+    factors[0] = 1.0f32;
+    factors[1] = 1.0f32;
+    factors
+}
+
+/// Factors of the channels of pairs 0 and 1 times the decays of a cell, which begin at `start`.
+#[cube]
+fn decay(factors: &mut Array<f32>, wholes: &[f32], start: usize) {
+    #[unroll]
+    for half in 0..2usize {
+        factors[half] *= wholes[start + channel_of(half)];
+    }
+}
+
+/// Puts a cell into the unit's list.
+#[cube]
+fn list_cell<E: Float>(cell: &Array<Vector<E, Pair>>, lists: &mut [Vector<E, Pair>], start: usize) {
     #[unroll]
     for i in 0..PAIRS {
-        cell[i] = Vector::cast_from(Vector::<f32, Pair>::cast_from(cell[i]) * Vector::new(whole[comptime!(i % 2)]));
+        lists[start + comptime!(i * PLANE)] = cell[i];
     }
+}
+
+/// A cell of the unit's list times a factor for each channel.
+#[cube]
+fn listed<E: Float>(lists: &[Vector<E, Pair>], start: usize, factors: &Array<f32>) -> Array<Vector<E, Pair>> {
+    let mut cell = Array::<Vector<E, Pair>>::new(PAIRS);
+    #[unroll]
+    for i in 0..PAIRS {
+        let pair = Vector::<f32, Pair>::cast_from(lists[start + comptime!(i * PLANE)]);
+        cell[i] = Vector::cast_from(pair * Vector::new(factors[comptime!(i % 2)]));
+    }
+    cell
 }
 
 /// Sums over the channels of a plane: numbers of the two eights of a cell's tokens.
@@ -329,14 +363,13 @@ fn sum_back(
 ) {
     let cells = comptime!(form.chunk / CELL);
     let (quad, place) = (lane() / 4 * 4, lane() % 4);
-    #[unroll]
-    for turn in 0..comptime!(2 * cells) {
+    for turn in 0..cells {
+        let cell = cells - 1 - turn;
         // Eights of tokens from the last on.
-        let (cell, eight) = comptime!((cells - 1 - turn / 2, 1 - turn % 2));
         #[unroll]
-        for half in 0..2usize {
-            let i = comptime!(2 * eight + half);
-            let pair = kept[own + comptime!((cell * PAIRS + i) * PLANE)];
+        for part in 0..4usize {
+            let (i, half) = comptime!((2 * (1 - part / 2) + part % 2, part % 2));
+            let pair = kept[own + (cell * PAIRS + i) * PLANE];
             // Of the units behind in the quad, inclusive of the own.
             let both = pair.extract(0usize) + pair.extract(1usize);
             let one = both + select(place < 3, plane_shuffle(both, (quad + (place + 1) % 4) as u32), 0.0f32);
@@ -348,7 +381,7 @@ fn sum_back(
             let channel = column + channel_of(half);
             #[unroll]
             for next in 0..2usize {
-                let token = comptime!(cell * CELL) + token_of(i) + next;
+                let token = cell * CELL + token_of(i) + next;
                 if token < span.tokens && channel < d_g.shape(3) {
                     let base = span.batch * d_g.stride(0) + span.head * d_g.stride(1);
                     let place = base + (span.start + token) * d_g.stride(2) + channel;
