@@ -21,20 +21,27 @@ pub struct AdamWStep {
 }
 
 impl AdamWStep {
-    /// The next `θ`, `m` and `v`, computed in one pass on the CPU and on NVIDIA GPUs; nothing on another device or in another type than
-    /// f32. The tensors are without automatic differentiation.
+    /// The next `θ`, `m` and `v` for the gradient times `factor`, if there is one, computed in one pass: on the CPU in f32, without a
+    /// factor; on NVIDIA GPUs in f32 with a gradient in f32 or in half precision; elsewhere nothing. The tensors are without automatic
+    /// differentiation.
     ///
     /// # Shapes
-    /// - `parameter` θ, `gradient` g, `moments` m and v: all the same
+    /// - `parameter` θ, `gradient` g, `moments` m and v: all the same; `factor`: `[1]`
     ///
     /// # Panics
     /// If the shapes differ.
-    pub fn apply<const D: usize>(&self, parameter: &Tensor<D>, gradient: &Tensor<D>, moments: [&Tensor<D>; 2]) -> Option<[Tensor<D>; 3]> {
+    pub fn apply<const D: usize>(
+        &self,
+        parameter: &Tensor<D>,
+        gradient: &Tensor<D>,
+        moments: [&Tensor<D>; 2],
+        factor: Option<&Tensor<1>>,
+    ) -> Option<[Tensor<D>; 3]> {
         let all = [parameter, gradient, moments[0], moments[1]];
-        let on_cpu = all.iter().all(|x| kernel::on_cpu(&x.device(), x.dtype()));
+        let on_cpu = factor.is_none() && all.iter().all(|x| kernel::on_cpu(&x.device(), x.dtype()));
         assert!(all.iter().all(|x| x.dims() == parameter.dims()), "shapes of parameter, gradient and moments");
         #[cfg(feature = "cube")]
-        if let Some(next) = kernel::gpu::adamw(all, *self) {
+        if let Some(next) = kernel::gpu::adamw(all, factor, *self) {
             return Some(next);
         }
         on_cpu.then(|| kernel::adamw(all, *self))

@@ -58,7 +58,7 @@ pub use norm::{Norm, NormKind, gated_rms_norm, l2_norm, srms_norm};
 pub(crate) use packed::check_cu_seqlens;
 pub use patch_merge::PatchMerge;
 pub use rotary::rotary;
-pub use scale::{scale, sum_of_squares};
+pub use scale::{norm_of_all, round, scale};
 pub(crate) use scan::{LOG_ZERO, prefix_sum, running_log_sum_exp};
 pub(crate) use second_output::SecondOutput;
 pub use short_conv::ShortConv;

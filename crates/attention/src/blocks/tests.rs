@@ -9,7 +9,7 @@ use regard_testkit::{Draw, Sampler, assert_close, cpu, devices, gpu, poison, swe
 
 use super::{
     AdamWStep, NormKind, cross_entropy, gated_rms_norm, gelu, gelu_tanh, kernel, l2_norm, linear, linear_cross_entropy, look_up, product,
-    scale, sigmoid, silu, silu_gate, split, srms_norm, sum_of_squares,
+    scale, sigmoid, silu, silu_gate, split, srms_norm,
 };
 
 /// Runs `f` on the draws in f32 and in f64 and compares the output and the gradient of each input.
@@ -169,19 +169,19 @@ fn a_sum_and_its_norm_agree_with_tensor_operations_used_or_not() {
 }
 
 #[test]
-fn a_sum_of_squares_and_a_factor_agree_with_tensor_operations() {
+fn a_norm_and_a_factor_agree_with_tensor_operations() {
     sweep("scale", 40, |s| {
         let (rows, width) = (s.size(1, 300), s.size(1, 300));
         let (x, by) = (s.tensor([rows, width], -2.0, 2.0), s.pick(&[1.0, 0.3]));
         let both = |x: Tensor<2>| {
             let by = Tensor::<1>::full([1], by, (&x.device(), x.dtype()));
             let wide = |x: Tensor<1>| x.to_device(&cpu()).cast(DType::F64);
-            (wide(sum_of_squares(&x)).sum(), wide(scale(x, &by).flatten(0, 1)))
+            (wide(norm_of_all(&[x.clone().flatten(0, 1), x.clone().flatten(0, 1)])), wide(scale(x, &by).flatten(0, 1)))
         };
         let want = both(x.f64(&cpu()));
         for device in devices() {
             let got = both(x.f32(&device));
-            assert_close("sum_of_squares", &got.0, &want.0, 1e-6);
+            assert_close("norm", &got.0, &want.0, 1e-6);
             assert_close("scale", &got.1, &want.1, 1e-6);
         }
     });
@@ -301,7 +301,12 @@ fn a_step_of_adamw_on_a_gpu_is_that_on_the_cpu() {
         let step = AdamWStep { rate: 1e-2, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0.1, time: s.size(1, 50) as i32 };
         let run = |device: &Device| {
             let [parameter, gradient, m, v] = all.each_ref().map(|x| x.f32(device));
-            step.apply(&parameter, &gradient, [&m, &v]).expect("a kernel").map(|x| x.to_device(&cpu()))
+            // On the CPU the gradient is scaled before.
+            let on_cpu = device == &cpu();
+            let factor = Tensor::<1>::full([1], 0.5, device);
+            let gradient = if on_cpu { gradient * 0.5 } else { gradient };
+            let next = step.apply(&parameter, &gradient, [&m, &v], (!on_cpu).then_some(&factor));
+            next.expect("a kernel").map(|x| x.to_device(&cpu()))
         };
         for (got, want) in run(&device).iter().zip(&run(&cpu())) {
             assert_close("adamw", got, want, 1e-6);

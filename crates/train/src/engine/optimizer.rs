@@ -1,34 +1,51 @@
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamGroup, ParamId},
     optim::{self, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, LearningRate, ModuleOptimizer, Optimizer},
     tensor::{Device, Tensor},
 };
-use regard::blocks::{AdamWStep, scale, sum_of_squares};
+use regard::blocks::{AdamWStep, norm_of_all, scale};
 
 use super::config::OptimizerConfig;
 
 /// Parameters that have two axes or more and yet are not weights of a linear map.
 const NOT_DECAYED: [&str; 2] = ["A_log", "dt_bias"];
 
-/// AdamW with weight decay for matrices alone.
-pub(super) fn adamw<M: Module>(config: &OptimizerConfig, model: &M) -> ModuleOptimizer {
-    let decayed = AdamW::new(config, config.weight_decay);
-    ModuleOptimizer::from(AdamW::new(config, 0.0)).with_group(ParamGroup::from_ids(matrices(model)), decayed, None)
+/// AdamW with weight decay for matrices alone, of gradients times the factor.
+pub(super) fn adamw<M: Module>(config: &OptimizerConfig, model: &M, factor: &Factor) -> ModuleOptimizer {
+    let of_decay = |decay| AdamW::new(config, decay, factor.clone());
+    ModuleOptimizer::from(of_decay(0.0)).with_group(ParamGroup::from_ids(matrices(model)), of_decay(config.weight_decay), None)
 }
 
-/// Burn's AdamW with its state and its records; on the CPU the step is one pass instead of a dozen tensor operations.
+/// What the next step of an optimiser multiplies all gradients by, on the device. Where kernels take it, no pass over them is needed.
+#[derive(Clone, Default)]
+pub(super) struct Factor(Arc<Mutex<Option<Tensor<1>>>>);
+
+impl Factor {
+    fn set(&self, factor: Option<Tensor<1>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = factor;
+    }
+
+    fn get(&self) -> Option<Tensor<1>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Burn's AdamW with its state and its records; on the CPU and on NVIDIA GPUs the step is one pass instead of a dozen tensor operations.
 #[derive(Clone)]
 struct AdamW {
     portable: optim::AdamW,
     /// Its numbers, less what changes from step to step.
     step: AdamWStep,
+    factor: Factor,
 }
 
 impl AdamW {
-    fn new(config: &OptimizerConfig, weight_decay: f64) -> Self {
+    fn new(config: &OptimizerConfig, weight_decay: f64, factor: Factor) -> Self {
         let [beta1, beta2, epsilon, decay] = [config.beta1, config.beta2, config.epsilon, weight_decay].map(|x| x as f32);
         let portable = AdamWConfig::new().with_beta_1(beta1).with_beta_2(beta2).with_epsilon(epsilon).with_weight_decay(decay);
-        Self { portable: portable.build(), step: AdamWStep { rate: 0.0, beta1, beta2, epsilon, decay, time: 0 } }
+        Self { portable: portable.build(), step: AdamWStep { rate: 0.0, beta1, beta2, epsilon, decay, time: 0 }, factor }
     }
 }
 
@@ -42,12 +59,19 @@ impl Optimizer for AdamW {
         gradient: Tensor<D>,
         state: Option<AdamWState<D>>,
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        let factor = self.factor.get();
         if let Some(AdamWState { momentum }) = &state {
             let step = AdamWStep { rate: rate as f32, time: momentum.time as i32 + 1, ..self.step };
-            if let Some([parameter, first, second]) = step.apply(&parameter, &gradient, [&momentum.moment_1, &momentum.moment_2]) {
+            let moments = [&momentum.moment_1, &momentum.moment_2];
+            if let Some([parameter, first, second]) = step.apply(&parameter, &gradient, moments, factor.as_ref()) {
                 return (parameter, Some(AdamWState::new(AdaptiveMomentumState::new(momentum.time + 1, first, second))));
             }
         }
+        let gradient = gradient.cast(parameter.dtype());
+        let gradient = match &factor {
+            Some(factor) => scale(gradient, factor),
+            None => gradient,
+        };
         self.portable.step(rate, parameter, gradient, state)
     }
 
@@ -84,17 +108,18 @@ fn matrices<M: Module>(model: &M) -> Vec<ParamId> {
     visitor.ids
 }
 
-/// The norm of all gradients together, and the gradients scaled so that it is at most `limit`; 0 = no limit. Nothing is read back from
-/// the device.
-pub(super) fn clip<M: Module>(model: &M, mut grads: GradientsParams, limit: f64) -> (GradientsParams, Option<Tensor<1>>) {
-    struct Squares<'a> {
+/// The norm of all gradients together, and the gradients scaled so that it is at most `limit`; 0 = no limit. On the CPU, whose passes are
+/// cheap beside a step, they are scaled at once; on other devices the optimiser that has `factor` does. Nothing is read back from those.
+pub(super) fn clip<M: Module>(model: &M, mut grads: GradientsParams, limit: f64, factor: &Factor) -> (GradientsParams, Option<Tensor<1>>) {
+    struct All<'a> {
         grads: &'a GradientsParams,
-        sums: Vec<Tensor<1>>,
+        all: Vec<Tensor<1>>,
     }
-    impl ModuleVisitor for Squares<'_> {
+    impl ModuleVisitor for All<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(grad) = self.grads.get::<D>(param.id) {
-                self.sums.push(sum_of_squares(&grad));
+                let count = grad.dims().iter().product::<usize>();
+                self.all.push(grad.reshape([count]));
             }
         }
     }
@@ -109,15 +134,20 @@ pub(super) fn clip<M: Module>(model: &M, mut grads: GradientsParams, limit: f64)
             }
         }
     }
-    let mut squares = Squares { grads: &grads, sums: Vec::new() };
-    model.visit(&mut squares);
-    if squares.sums.is_empty() {
+    factor.set(None);
+    let mut all = All { grads: &grads, all: Vec::new() };
+    model.visit(&mut all);
+    if all.all.is_empty() {
         return (grads, None);
     }
-    let norm = Tensor::cat(squares.sums, 0).sum().sqrt();
+    let norm = norm_of_all(&all.all);
     if limit > 0.0 {
         let by = norm.clone().clamp_min(limit).recip() * limit;
-        model.visit(&mut Scale { grads: &mut grads, by });
+        if norm.device() == Device::flex() {
+            model.visit(&mut Scale { grads: &mut grads, by });
+        } else {
+            factor.set(Some(by));
+        }
     }
     (grads, Some(norm))
 }
@@ -153,7 +183,7 @@ mod tests {
         let (linear, grads) = gradients(5.0);
         let [before, bias] =
             [norm(&linear, &grads), grads.get::<1>(linear.bias.as_ref().unwrap().id).unwrap().max().into_scalar::<f32>().into()];
-        let (grads, reported) = clip(&linear, grads, 0.5);
+        let (grads, reported) = clip(&linear, grads, 0.5, &Factor::default());
         assert!((f64::from(reported.unwrap().into_scalar::<f32>()) - before).abs() < 1e-5 * before);
         assert!((norm(&linear, &grads) - 0.5).abs() < 1e-6);
         let scaled: f64 = grads.get::<1>(linear.bias.as_ref().unwrap().id).unwrap().max().into_scalar::<f32>().into();
@@ -166,7 +196,7 @@ mod tests {
         for limit in [1e6, 0.0] {
             let (linear, grads) = gradients(1.0);
             let before = grads.get::<2>(linear.weight.id).unwrap().into_data();
-            let (grads, _) = clip(&linear, grads, limit);
+            let (grads, _) = clip(&linear, grads, limit, &Factor::default());
             grads.get::<2>(linear.weight.id).unwrap().into_data().assert_eq(&before, true);
         }
     }
@@ -180,7 +210,7 @@ mod tests {
             Tensor::<2>::random([33, 1025], Distribution::Normal(0.0, 1.0), &device)
         };
         let config = OptimizerConfig { weight_decay: 0.1, ..OptimizerConfig::default() };
-        let adamw = AdamW::new(&config, config.weight_decay);
+        let adamw = AdamW::new(&config, config.weight_decay, Factor::default());
         let (mut ours, mut theirs) = ((draw(0), None), (draw(0), None));
         for step in 1..8 {
             ours = adamw.step(1e-2, ours.0, draw(step), ours.1);
@@ -214,7 +244,7 @@ mod tests {
         let grads = GradientsParams::from_grads(zero(model.forward(ids, None)).backward(), &model);
         let config = OptimizerConfig { weight_decay: 0.5, ..OptimizerConfig::default() };
         let [matrix, bias] = [mlp.down.weight.val().into_data(), mlp.down.bias.as_ref().unwrap().val().into_data()];
-        let after = adamw(&config, &model).step(0.1, model, grads);
+        let after = adamw(&config, &model, &Factor::default()).step(0.1, model, grads);
         let down = &after.blocks[0].mlp.dense().unwrap().down;
         down.bias.as_ref().unwrap().val().into_data().assert_eq(&bias, true);
         let want = Tensor::<2>::from_data(matrix, &device) * 0.95;

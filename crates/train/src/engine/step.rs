@@ -5,13 +5,14 @@ use burn::{
     optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer},
     tensor::{DType, Device, Tensor},
 };
+use regard::blocks::round;
 use regard_models::Model;
 
 use super::{
     checkpoint::Checkpoint,
     config::{Precision, RunConfig},
     objective,
-    optimizer::{adamw, clip},
+    optimizer::{Factor, adamw, clip},
 };
 use crate::{
     Result,
@@ -32,6 +33,7 @@ pub(super) struct Learner {
     pub(super) optimizer: ModuleOptimizer,
     order: Order,
     clip: f64,
+    factor: Factor,
     precision: Precision,
     device: Device,
 }
@@ -58,11 +60,12 @@ impl Learner {
         home.seed(config.seed);
         let mut model = config.model.init(&home)?;
         // It looks at every parameter, and Burn draws what nobody has looked at before.
-        let mut optimizer = adamw(&config.optimizer, &model);
+        let factor = Factor::default();
+        let mut optimizer = adamw(&config.optimizer, &model, &factor);
         drop(turn);
         if elsewhere {
             model = model.fork(&device);
-            optimizer = adamw(&config.optimizer, &model);
+            optimizer = adamw(&config.optimizer, &model, &factor);
         }
         Ok(Self {
             optimizer,
@@ -76,6 +79,7 @@ impl Learner {
                 world: 1,
             },
             clip: config.optimizer.clip,
+            factor,
             precision: config.train.precision,
             device,
         })
@@ -85,7 +89,7 @@ impl Learner {
     pub(super) fn load(&mut self, checkpoint: &Checkpoint, config: &RunConfig) -> Result<()> {
         self.model = checkpoint.model(self.model.clone())?;
         // Parameters come with the identities by which the optimiser knows them.
-        self.optimizer = checkpoint.optimizer(adamw(&config.optimizer, &self.model))?;
+        self.optimizer = checkpoint.optimizer(adamw(&config.optimizer, &self.model, &self.factor))?;
         Ok(())
     }
 
@@ -96,7 +100,7 @@ impl Learner {
         self.device.seed(self.order.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step as u64 + 1));
         drop(turn);
         let (grads, loss) = self.gradients(task, step);
-        let (grads, norm) = clip(&self.model, grads, self.clip);
+        let (grads, norm) = clip(&self.model, grads, self.clip, &self.factor);
         self.model = self.optimizer.step(rate, self.model.clone(), grads).rebalance();
         StepOutput { loss, norm }
     }
@@ -106,10 +110,12 @@ impl Learner {
         let passes = self.order.accumulation;
         let pass = |pass| {
             let samples = task.batch(&self.order, step, pass);
-            // The gradients of the rounded weights go on to those that were rounded.
+            // The gradients of the rounded weights go on to those that were rounded: in their type, unless they are added up, or to an
+            // optimiser on the CPU.
+            let wide = passes > 1 || self.device.clone().inner() == Device::flex();
             let (rounded, dtype) = match self.precision {
                 Precision::F32 => (None, DType::F32),
-                Precision::Bf16 => (Some(self.model.clone().map(&mut Rounded(DType::BF16))), DType::BF16),
+                Precision::Bf16 => (Some(self.model.clone().map(&mut Rounded { dtype: DType::BF16, wide })), DType::BF16),
             };
             let model = rounded.as_ref().unwrap_or(&self.model);
             let loss = objective::loss(model, &samples, task.ignore(), dtype, &self.device) / passes as f64;
@@ -130,11 +136,15 @@ impl Learner {
     }
 }
 
-/// Weights rounded to a float type, as a differentiable operation.
-struct Rounded(DType);
+/// Weights rounded to a float type, as a differentiable operation; `wide`: with gradients in the type of the weights.
+struct Rounded {
+    dtype: DType,
+    wide: bool,
+}
 
 impl ModuleMapper for Rounded {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        Param::initialized(param.id, param.val().cast(self.0))
+        let value = param.val();
+        Param::initialized(param.id, if self.wide { value.cast(self.dtype) } else { round(value, self.dtype) })
     }
 }

@@ -133,20 +133,22 @@ pub(crate) fn look_up(table: &Tensor<2>, numbers: &Tensor<2, Int>) -> Option<Ten
     }))
 }
 
-/// Parameter, first and second moment after a step of AdamW, in f32.
-pub(crate) fn adamw<const D: usize>(inputs: [&Tensor<D>; 4], step: AdamWStep) -> Option<[Tensor<D>; 3]> {
+/// Parameter, first and second moment after a step of AdamW, in f32, for a gradient of any type, times `factor`.
+pub(crate) fn adamw<const D: usize>(inputs: [&Tensor<D>; 4], factor: Option<&Tensor<1>>, step: AdamWStep) -> Option<[Tensor<D>; 3]> {
     let [parameter, grad, m, v] = inputs.map(flat);
-    let inputs = [parameter?, grad?, m?, v?];
-    if inputs.iter().any(|x| x.dtype != DType::F32) {
+    let state = [parameter?, m?, v?];
+    let factor = factor.map(flat);
+    if state.iter().chain(factor.iter().flatten()).any(|x| x.dtype != DType::F32) || factor.as_ref().is_some_and(Option::is_none) {
         return None;
     }
-    let [parameter, grad, m, v] = &inputs;
-    Some(update::adamw([parameter, grad, m, v], step).map(|x| Tensor::from_dispatch(of_backend::<Cube>(x))))
+    let next = update::adamw(&state, &grad?, factor.flatten().as_ref(), step);
+    Some(next.map(|x| Tensor::from_dispatch(of_backend::<Cube>(x))))
 }
 
-/// Numbers in f32 whose sum is `Σ x²`.
-pub(crate) fn sum_of_squares<const D: usize>(x: &Tensor<D>) -> Option<Tensor<1>> {
-    Some(Tensor::from_dispatch(of_backend::<Cube>(update::sum_of_squares(&flat(x)?))))
+/// `√Σ x²` over all numbers of all tensors, in f32. `[1]`
+pub(crate) fn norm_of_all(tensors: &[Tensor<1>]) -> Option<Tensor<1>> {
+    let tensors = tensors.iter().map(flat).collect::<Option<Vec<_>>>()?;
+    Some(Tensor::from_dispatch(of_backend::<Cube>(update::norm_of_all(&tensors)?)))
 }
 
 /// The tensor without automatic differentiation and with its numbers one after another, if there are kernels for it.

@@ -11,6 +11,9 @@ const PLANES: usize = 8;
 /// Vectors of a row that a unit holds.
 const TURNS: usize = 4;
 
+/// Ids that a unit reads at once.
+const AHEAD: usize = 8;
+
 /// Row `r` of the table's gradient is the sum of the rows of `grad` whose id is `r`, in their order: no atomic operations, so the same
 /// bits every time. The columns of a wide row are cut among cubes along y.
 #[cube(launch_unchecked, address_type = "dynamic")]
@@ -29,7 +32,7 @@ fn kernel<E: Float, N: Size>(
     let first = CUBE_POS_Y as usize * comptime!(TURNS * PLANE);
     let plane = UNIT_POS as usize / PLANE;
     let lane = UNIT_POS_PLANE as usize;
-    let share = count.div_ceil(PLANES).div_ceil(PLANE) * PLANE;
+    let share = count.div_ceil(PLANES);
     let end = clamp_max((plane + 1) * share, count);
     let mut own = Array::<Vector<f32, N>>::new(TURNS);
     #[unroll]
@@ -39,26 +42,34 @@ fn kernel<E: Float, N: Size>(
     let mut any = 0u32;
     let mut start = plane * share;
     while start < end {
-        let at = start + lane;
-        let mut hit = false.runtime();
-        if at < end {
-            hit = ids[at] as usize == row;
+        // Several loads before the first is needed.
+        let mut read = Array::<i32>::new(AHEAD);
+        #[unroll]
+        for i in 0..AHEAD {
+            let at = start + comptime!(i * PLANE) + lane;
+            read[i] = -1i32;
+            if at < end {
+                read[i] = ids[at];
+            }
         }
-        let mut hits = plane_ballot(hit).extract(0usize);
-        any = any | hits;
-        while hits != 0u32 {
-            let bit = u32::find_first_set(hits) - 1u32;
-            hits = hits & (hits - 1u32);
-            let from = (start + bit as usize) * width;
-            #[unroll]
-            for turn in 0..TURNS {
-                let column = first + lane + turn * PLANE;
-                if column < width {
-                    own[turn] += Vector::<f32, N>::cast_from(grad[from + column]);
+        #[unroll]
+        for i in 0..AHEAD {
+            let mut hits = plane_ballot(read[i] == row as i32).extract(0usize);
+            any = any | hits;
+            while hits != 0u32 {
+                let bit = u32::find_first_set(hits) - 1u32;
+                hits = hits & (hits - 1u32);
+                let from = (start + comptime!(i * PLANE) + bit as usize) * width;
+                #[unroll]
+                for turn in 0..TURNS {
+                    let column = first + lane + turn * PLANE;
+                    if column < width {
+                        own[turn] += Vector::<f32, N>::cast_from(grad[from + column]);
+                    }
                 }
             }
         }
-        start += PLANE;
+        start += comptime!(AHEAD * PLANE);
     }
     if lane == 0 {
         found[plane] = any;

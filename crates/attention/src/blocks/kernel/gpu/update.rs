@@ -1,4 +1,4 @@
-//! A step of AdamW, and sums of squares.
+//! A step of AdamW, and the norm of a gradient.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -11,9 +11,10 @@ use crate::blocks::{
 };
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn step_kernel<N: Size>(
+fn step_kernel<E: Float, N: Size>(
     old: &[Vector<f32, N>],
-    grad: &[Vector<f32, N>],
+    grad: &[Vector<E, N>],
+    factor: &[f32],
     old_m: &[Vector<f32, N>],
     old_v: &[Vector<f32, N>],
     theta: &mut [Vector<f32, N>],
@@ -27,10 +28,15 @@ fn step_kernel<N: Size>(
     keep: f32,
     first: f32,
     second: f32,
+    #[comptime] scaled: bool,
+    #[define(E)] _type: ElemType,
 ) {
     let at = ABSOLUTE_POS;
     if at < count {
-        let g = grad[at];
+        let mut g = Vector::<f32, N>::cast_from(grad[at]);
+        if comptime!(scaled) {
+            g *= Vector::new(factor[0]);
+        }
         let mean = Vector::new(beta1) * old_m[at] + Vector::new(1.0f32 - beta1) * g;
         let square = Vector::new(beta2) * old_v[at] + Vector::new(1.0f32 - beta2) * g * g;
         m[at] = mean;
@@ -40,8 +46,8 @@ fn step_kernel<N: Size>(
     }
 }
 
-/// Parameter, first and second moment after a step; all contiguous and in f32.
-pub(super) fn adamw([old, grad, m, v]: [&Flat; 4], step: AdamWStep) -> [CubeTensor; 3] {
+/// Parameter, first and second moment after a step; all contiguous and, but for the gradient, in f32.
+pub(super) fn adamw([old, m, v]: &[Flat; 3], grad: &Flat, factor: Option<&Flat>, step: AdamWStep) -> [CubeTensor; 3] {
     let span = Span::of(old);
     let out = [old, m, v].map(super::like);
     let AdamWStep { rate, beta1, beta2, epsilon, decay, time } = step;
@@ -56,6 +62,7 @@ pub(super) fn adamw([old, grad, m, v]: [&Flat; 4], step: AdamWStep) -> [CubeTens
             span.vector,
             buffer(old),
             buffer(grad),
+            buffer(factor.unwrap_or(old)),
             buffer(m),
             buffer(v),
             buffer(&out[0]),
@@ -69,6 +76,8 @@ pub(super) fn adamw([old, grad, m, v]: [&Flat; 4], step: AdamWStep) -> [CubeTens
             1.0 - rate * decay,
             first,
             second,
+            factor.is_some(),
+            element(grad),
         );
     }
     out
@@ -77,9 +86,9 @@ pub(super) fn adamw([old, grad, m, v]: [&Flat; 4], step: AdamWStep) -> [CubeTens
 /// Units of a cube.
 const UNITS: usize = 1024;
 
-/// Sums of squares, one for each cube.
+/// Sums of squares, one for each cube, from place `first` on.
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn squares_kernel<E: Float, N: Size>(x: &[Vector<E, N>], out: &mut [f32], count: usize, #[define(E)] _type: ElemType) {
+fn squares_kernel<E: Float, N: Size>(x: &[Vector<E, N>], out: &mut [f32], count: usize, first: usize, #[define(E)] _type: ElemType) {
     let mut planes = Shared::<[f32]>::new_slice(comptime!(UNITS / PLANE));
     let mut sums = Vector::<f32, N>::new(0.0f32);
     let mut at = ABSOLUTE_POS;
@@ -103,30 +112,73 @@ fn squares_kernel<E: Float, N: Size>(x: &[Vector<E, N>], out: &mut [f32], count:
         for plane in 0..comptime!(UNITS / PLANE) {
             all += planes[plane];
         }
-        out[CUBE_POS] = all;
+        out[first + CUBE_POS] = all;
     }
 }
 
-/// Numbers in f32 whose sum is `Σ x²`, of a contiguous tensor.
-pub(super) fn sum_of_squares(x: &Flat) -> CubeTensor {
-    let span = Span::of(x);
+/// The root of the sum of some numbers, by one cube.
+#[cube(launch_unchecked)]
+fn root_kernel(parts: &[f32], out: &mut [f32], count: usize) {
+    let mut planes = Shared::<[f32]>::new_slice(comptime!(UNITS / PLANE));
+    let mut sum = 0.0f32;
+    let mut at = UNIT_POS as usize;
+    while at < count {
+        sum += parts[at];
+        at += UNITS;
+    }
+    let sum = plane_sum(sum);
+    if UNIT_POS_PLANE == 0 {
+        planes[UNIT_POS as usize / PLANE] = sum;
+    }
+    sync_cube();
+    if UNIT_POS == 0 {
+        let mut all = 0.0f32;
+        for plane in 0..comptime!(UNITS / PLANE) {
+            all += planes[plane];
+        }
+        out[0] = all.sqrt();
+    }
+}
+
+/// `√Σ x²` over all numbers of contiguous tensors, in one order; nothing without tensors.
+pub(super) fn norm_of_all(tensors: &[Flat]) -> Option<CubeTensor> {
+    let like = tensors.first()?;
+    let processors = like.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(16) as usize;
     // Two cubes per processor, with some work for each unit.
-    let processors = x.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(16) as usize;
-    let cubes = span.vectors.div_ceil(8 * UNITS).clamp(1, 2 * processors);
-    let parts = empty(x, [cubes], DType::F32);
-    // SAFETY: units past the end read nothing, and there is a number for each cube.
+    let cubes = |span: &Span| span.vectors.div_ceil(8 * UNITS).clamp(1, 2 * processors);
+    let spans: Vec<Span> = tensors.iter().map(Span::of).collect();
+    let count = spans.iter().map(cubes).sum();
+    let (parts, out) = (empty(like, [count], DType::F32), empty(like, [1], DType::F32));
+    let mut first = 0;
+    for (x, span) in tensors.iter().zip(&spans) {
+        let cubes = cubes(span);
+        // SAFETY: units past the end read nothing, and there is a place for each cube.
+        unsafe {
+            squares_kernel::launch_unchecked(
+                &x.client,
+                CubeCount::Static(cubes as u32, 1, 1),
+                CubeDim::new_1d(UNITS as u32),
+                span.address,
+                span.vector,
+                buffer(x),
+                buffer(&parts),
+                span.vectors,
+                first,
+                element(x),
+            );
+        }
+        first += cubes;
+    }
+    // SAFETY: it reads the numbers that there are.
     unsafe {
-        squares_kernel::launch_unchecked(
-            &x.client,
-            CubeCount::Static(cubes as u32, 1, 1),
+        root_kernel::launch_unchecked(
+            &like.client,
+            CubeCount::Static(1, 1, 1),
             CubeDim::new_1d(UNITS as u32),
-            span.address,
-            span.vector,
-            buffer(x),
             buffer(&parts),
-            span.vectors,
-            element(x),
+            buffer(&out),
+            count,
         );
     }
-    parts
+    Some(out)
 }

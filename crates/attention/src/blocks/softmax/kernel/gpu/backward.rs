@@ -13,8 +13,8 @@ use super::scores::{Form, Place, factor, score, tiles_of_keys};
 /// δ `[B, H, T]`; a plane for each row of outputs and their cotangents, which lie one after another.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(super) fn delta<E: Float>(
-    o: &Tensor<E>,
-    d_o: &Tensor<E>,
+    o: &Tensor<Vector<E, Const<2>>>,
+    d_o: &Tensor<Vector<E, Const<2>>>,
     d_lse: &Tensor<f32>,
     delta: &mut Tensor<f32>,
     width: usize,
@@ -25,11 +25,17 @@ pub(super) fn delta<E: Float>(
     if row < delta.len() {
         let mut sum = 0.0f32.runtime();
         let unit = UNIT_POS_PLANE as usize;
-        for step in 0..width.div_ceil(32) {
-            let column = step * 32 + unit;
-            if column < width {
-                let at = row * width + column;
-                sum += f32::cast_from(o[at]) * f32::cast_from(d_o[at]);
+        let (query, line) = (row % o.shape(2), row / o.shape(2));
+        let (head, batch) = (line % o.shape(1), line / o.shape(1));
+        let o_row = (batch * o.stride(0) + head * o.stride(1) + query * o.stride(2)) / 2;
+        let d_o_row = (batch * d_o.stride(0) + head * d_o.stride(1) + query * d_o.stride(2)) / 2;
+        let pairs = width / 2;
+        for step in 0..pairs.div_ceil(32) {
+            let pair = step * 32 + unit;
+            if pair < pairs {
+                let products =
+                    Vector::<f32, Const<2>>::cast_from(o[o_row + pair]) * Vector::<f32, Const<2>>::cast_from(d_o[d_o_row + pair]);
+                sum += products.extract(0usize) + products.extract(1usize);
             }
         }
         let sum = plane_sum(sum);
@@ -141,7 +147,7 @@ pub(super) fn queries<E: Float, N: Size>(
         multiply_sums::<E, N>(&gradients, &k_tile, &mut sums, &mut exchange, plane_row * columns, m_tiles, n_tiles, key_width, products);
         sync_cube();
     }
-    store_rows::<E>(&sums, d_q, line, start + plane_row, queries, out_scale, m_tiles, q_tiles);
+    store_rows::<E>(&sums, d_q, batch, head, start + plane_row, queries, out_scale, m_tiles, q_tiles);
 }
 
 /// Gradients of keys and values, rows one after another; a cube for each block of keys, key/value head, sequence. The heads of a
@@ -283,9 +289,8 @@ pub(super) fn keys<E: Float, N: Size>(
             sync_cube();
         }
     }
-    let line = (batch * k.shape(1) + group) * keys;
-    store_rows::<E>(&k_sums, d_k, line, start + plane_row, keys, out_scale, m_tiles, k_tiles);
-    store_rows::<E>(&v_sums, d_v, line, start + plane_row, keys, 1.0f32, m_tiles, v_tiles);
+    store_rows::<E>(&k_sums, d_k, batch, group, start + plane_row, keys, out_scale, m_tiles, k_tiles);
+    store_rows::<E>(&v_sums, d_v, batch, group, start + plane_row, keys, 1.0f32, m_tiles, v_tiles);
 }
 
 /// Gradient of the bias `[B or 1, H or 1, T or 1, S]`, rows one after another; a cube for each block of keys, block of queries (one if
@@ -435,31 +440,34 @@ pub(super) fn zeros(#[comptime] length: usize) -> Array<f32> {
     all
 }
 
-/// Writes a plane's sums times `factor` to the rows from `start` on that are before `end`; `line` is row 0.
+/// Writes a plane's sums times `factor` to the rows of a head from `start` on that are before `end`.
 #[cube]
 pub(super) fn store_rows<E: Float>(
     sums: &Array<f32>,
     to: &mut Tensor<Vector<E, Const<2>>>,
-    line: usize,
+    batch: usize,
+    head: usize,
     start: usize,
     end: usize,
     factor: f32,
     #[comptime] m_tiles: usize,
     #[comptime] n_tiles: usize,
 ) {
+    let line = batch * to.stride(0) + head * to.stride(1);
     #[unroll]
     for m in 0..m_tiles {
         #[unroll]
         for half in 0..2usize {
             let row = start + comptime!(16 * m) + row_of(comptime!(2 * half));
             if row < end {
+                let place = line + row * to.stride(2);
                 #[unroll]
                 for n in 0..n_tiles {
                     let at = comptime!(4 * (m * n_tiles + n) + 2 * half);
                     let mut two = Vector::<E, Const<2>>::empty();
                     two.insert(0usize, E::cast_from(sums[at] * factor));
                     two.insert(1usize, E::cast_from(sums[comptime!(at + 1)] * factor));
-                    to[((line + row) * comptime!(8 * n_tiles) + comptime!(8 * n) + column_of(0usize)) / 2] = two;
+                    to[(place + comptime!(8 * n) + column_of(0usize)) / 2] = two;
                 }
             }
         }

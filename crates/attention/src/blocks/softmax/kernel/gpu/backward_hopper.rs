@@ -139,7 +139,7 @@ pub(super) fn queries_hopper<E: Float, N: Size>(
         finish(0usize);
         sums = spread::<O>(after);
     }
-    store_rows::<E>(&sums, d_q, line, start + plane_row, queries, out_scale, 1usize, q_tiles);
+    store_rows::<E>(&sums, d_q, batch, head, start + plane_row, queries, out_scale, 1usize, q_tiles);
 }
 
 /// Gradients of keys and values: see [`keys`](super::backward::keys).
@@ -292,7 +292,6 @@ pub(super) fn keys_hopper<E: Float, N: Size>(
             k_sums = spread::<K>(k_after);
         }
     }
-    let line = (batch * k.shape(1) + group) * keys;
-    store_rows::<E>(&k_sums, d_k, line, start + plane_row, keys, out_scale, 1usize, k_tiles);
-    store_rows::<E>(&v_sums, d_v, line, start + plane_row, keys, 1.0f32, 1usize, v_tiles);
+    store_rows::<E>(&k_sums, d_k, batch, group, start + plane_row, keys, out_scale, 1usize, k_tiles);
+    store_rows::<E>(&v_sums, d_v, batch, group, start + plane_row, keys, 1.0f32, 1usize, v_tiles);
 }

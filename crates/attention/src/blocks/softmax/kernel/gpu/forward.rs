@@ -102,12 +102,11 @@ pub(super) fn forward<E: Float, N: Size>(
         multiply_sums::<E, N>(&weights, &v_tile, &mut sums, &mut exchange, plane_row * columns, m_tiles, n_tiles, value_width, products);
     }
 
-    let line = (batch * q.shape(1) + head) * queries;
-    store::<E>(&sums, &highest, &total, o, lse, line, start + plane_row, queries, factor(scale, form) / unit, m_tiles, o_tiles);
+    store::<E>(&sums, &highest, &total, o, lse, batch, head, start + plane_row, queries, factor(scale, form) / unit, m_tiles, o_tiles);
 }
 
-/// Divides the sums of a plane's rows by the sums of weights and writes them, with the log-sum-exps. `line` is row 0, `start` the plane's
-/// first; `natural` turns the unit of `highest` into that of natural exponents.
+/// Divides the sums of a plane's rows by the sums of weights and writes them, with the log-sum-exps. `start` is the plane's first row;
+/// `natural` turns the unit of `highest` into that of natural exponents.
 #[cube]
 pub(super) fn store<E: Float>(
     sums: &Array<f32>,
@@ -115,7 +114,8 @@ pub(super) fn store<E: Float>(
     total: &Array<f32>,
     o: &mut Tensor<Vector<E, Const<2>>>,
     lse: &mut Tensor<f32>,
-    line: usize,
+    batch: usize,
+    head: usize,
     start: usize,
     end: usize,
     natural: f32,
@@ -133,7 +133,7 @@ pub(super) fn store<E: Float>(
             let share = select(all > 0.0, 1.0 / all, 0.0f32);
             let query = start + comptime!(16 * m) + row_of(comptime!(2 * half));
             if query < end {
-                let place = (line + query) * comptime!(8 * o_tiles);
+                let place = batch * o.stride(0) + head * o.stride(1) + query * o.stride(2);
                 #[unroll]
                 for n in 0..o_tiles {
                     let at = comptime!(4 * (m * o_tiles + n) + 2 * half);
@@ -144,7 +144,8 @@ pub(super) fn store<E: Float>(
                 }
                 if UNIT_POS_PLANE % 4 == 0 {
                     // ln 0 is −∞: that of a query that sees no key.
-                    lse[line + query] = select(all > 0.0, highest[row] * natural + all.ln(), f32::new(f32::NEG_INFINITY));
+                    lse[(batch * o.shape(1) + head) * o.shape(2) + query] =
+                        select(all > 0.0, highest[row] * natural + all.ln(), f32::new(f32::NEG_INFINITY));
                 }
             }
         }

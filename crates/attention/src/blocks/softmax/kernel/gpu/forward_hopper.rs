@@ -128,17 +128,5 @@ pub(super) fn forward_hopper<E: Float, N: Size>(
         finish(0usize);
         sums = spread::<O>(after);
     }
-    store::<E>(
-        &sums,
-        &highest,
-        &total,
-        o,
-        lse,
-        (batch * q.shape(1) + head) * queries,
-        start + plane_row,
-        queries,
-        factor(scale, form) / unit,
-        1usize,
-        o_tiles,
-    );
+    store::<E>(&sums, &highest, &total, o, lse, batch, head, start + plane_row, queries, factor(scale, form) / unit, 1usize, o_tiles);
 }

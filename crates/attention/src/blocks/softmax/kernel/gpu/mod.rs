@@ -22,7 +22,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::{Gradients, Inputs, Maybe, MaybeBool, Options, Saved};
-use crate::blocks::cube::{address_type, element, empty, rows, tiles::exponent_unit};
+use crate::blocks::cube::{address_type, element, empty, rows, tensors::empty_like, tiles::exponent_unit};
 
 pub(super) use plan::Plan;
 use scores::Form;
@@ -77,7 +77,7 @@ pub(super) fn softmax_forward(plan: &Plan, inputs: Inputs<Cube>, options: Option
         }
     }
     let problem = Problem::new(inputs, options, plan);
-    let o = empty(&problem.q, [b, h, t, plan.value_width], dtype);
+    let o = empty_like(&problem.q, [b, h, t, plan.value_width], dtype);
     let lse = empty(&problem.q, [b, h, t], DType::F32);
     let form = plan.forward;
     let cubes = [t.div_ceil(form.rows()), h, b];
@@ -105,12 +105,12 @@ pub(super) fn softmax_backward(
     let d_o = saved.d_o.into_option().unwrap_or_else(|| Cube::float_zeros(saved.o.shape(), &saved.o.device(), float(dtype)));
     let d_o = readable(widen(d_o, plan.value_width), plan.lanes);
     let lse = rows(saved.lse);
-    let delta = delta(rows(widen(saved.o, plan.value_width)), &d_o, saved.d_lse, plan);
+    let delta = delta(&readable(widen(saved.o, plan.value_width), plan.lanes), &d_o, saved.d_lse, plan);
     let scale = options.scale as f32;
     let mut gradients = Gradients { q: Maybe::None, k: Maybe::None, v: Maybe::None, bias: Maybe::None, distances: Maybe::None };
     if wanted[0] {
         let form = plan.queries;
-        let d_q = empty(&problem.q, [b, h, t, plan.key_width], dtype);
+        let d_q = empty_like(&problem.q, [b, h, t, plan.key_width], dtype);
         let cubes = [t.div_ceil(form.rows()), h, b];
         if plan.warpgroups {
             launch!(backward_hopper::queries_hopper, problem, form, cubes, reads: [&d_o, &lse, &delta], writes: [&d_q], scale, form, bf16);
@@ -121,8 +121,8 @@ pub(super) fn softmax_backward(
     }
     if wanted[1] || wanted[2] {
         let form = plan.keys;
-        let d_k = empty(&problem.q, [b, g, s, plan.key_width], dtype);
-        let d_v = empty(&problem.q, [b, g, s, plan.value_width], dtype);
+        let d_k = empty_like(&problem.k, [b, g, s, plan.key_width], dtype);
+        let d_v = empty_like(&problem.v, [b, g, s, plan.value_width], dtype);
         let cubes = [s.div_ceil(form.rows()), g, b];
         if plan.warpgroups {
             launch!(backward_hopper::keys_hopper, problem, form, cubes, reads: [&d_o, &lse, &delta], writes: [&d_k, &d_v], scale, form, bf16);
@@ -146,10 +146,9 @@ pub(super) fn softmax_backward(
 }
 
 /// What is subtracted from the gradients of weights, a number for each query.
-fn delta(o: CubeTensor, d_o: &CubeTensor, d_lse: Maybe<Cube>, plan: &Plan) -> CubeTensor {
-    let [b, h, t, _] = dims(&o);
-    let d_o = rows(d_o.clone());
-    let delta = empty(&o, [b, h, t], DType::F32);
+fn delta(o: &CubeTensor, d_o: &CubeTensor, d_lse: Maybe<Cube>, plan: &Plan) -> CubeTensor {
+    let [b, h, t, _] = dims(o);
+    let delta = empty(o, [b, h, t], DType::F32);
     let d_lse = d_lse.into_option().map(rows);
     let has_d_lse = d_lse.is_some();
     let d_lse = d_lse.unwrap_or_else(|| delta.clone());
@@ -160,14 +159,14 @@ fn delta(o: CubeTensor, d_o: &CubeTensor, d_lse: Maybe<Cube>, plan: &Plan) -> Cu
             &o.client,
             CubeCount::Static((b * h * t).div_ceil(planes) as u32, 1, 1),
             CubeDim::new_1d(32 * planes as u32),
-            address_type(&[&o]),
-            tensor(&o),
-            tensor(&d_o),
+            address_type(&[o, d_o]),
+            tensor(o),
+            tensor(d_o),
             tensor(&d_lse),
             tensor(&delta),
             plan.value_width,
             has_d_lse,
-            element(&o),
+            element(o),
         );
     }
     delta
