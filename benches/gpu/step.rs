@@ -6,7 +6,7 @@ use std::{error::Error, time::Instant};
 
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use regard::blocks::{linear, matmul};
-use regard_train::{RunConfig, Task, measure_pace};
+use regard_train::{Hooks, RunConfig, Task, Trainer, measure_pace};
 
 /// As in the command `regard`.
 #[global_allocator]
@@ -32,6 +32,46 @@ context = 1024
 const TOKENS: usize = 8192;
 /// Inputs and outputs of its linear layers.
 const LAYERS: [[usize; 2]; 5] = [[768, 2304], [768, 768], [768, 3072], [3072, 768], [768, 32000]];
+
+/// A small one of the same kind, to be trained on both devices.
+const SMALL: &str = r#"
+seed = 1337
+task = { kind = "copy" }
+train = { batch = 16, steps = 60, precision = "bf16" }
+optimizer = { rate = 3e-3, clip = 0.5 }
+eval = { every = 60, tokens = 4096 }
+
+[model]
+d_model = 64
+layers = 2
+mixers = [{ kind = "softmax", heads = 2 }]
+d_ff = 256
+mlp = "gelu_tanh"
+norm = "layer_no_bias"
+positions = "learned"
+context = 48
+"#;
+
+/// Loss on validation data after a short run.
+fn trained(precision: &str, device: &Device) -> Result<f64, Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let config = RunConfig::from_toml(&SMALL.replace("bf16", precision))?;
+    let outcome = Trainer::create(&config, &dir.path().join("run"), device)?.run(Hooks::default())?;
+    Ok(outcome.evaluation.ok_or("a run ends with an evaluation")?.loss)
+}
+
+/// Trains on the device and on the CPU: what is timed has to learn the same.
+fn check(device: &Device) -> Result<(), Box<dyn Error>> {
+    let want = trained("f32", &Device::flex())?;
+    for (precision, tolerance) in [("f32", 1e-2), ("bf16", 5e-2)] {
+        let got = trained(precision, device)?;
+        println!(r#"{{"by":"regard","case":"check","precision":"{precision}","loss":{got:.5},"cpu":{want:.5}}}"#);
+        if !((got - want).abs() <= tolerance * want) {
+            return Err(format!("a loss of {got} after 60 steps in {precision}, {want} on the CPU: nothing is measured").into());
+        }
+    }
+    Ok(())
+}
 
 fn step(device: &Device) -> Result<(), Box<dyn Error>> {
     for precision in ["bf16", "f32"] {
@@ -100,6 +140,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::cuda(0);
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let wanted = |name: &str| args.is_empty() || args.iter().any(|a| a == name);
+    if wanted("check") {
+        check(&device)?;
+    }
     if wanted("products") {
         products(&device, DType::BF16, 50)?;
         products(&device, DType::F32, 5)?;

@@ -8,8 +8,8 @@ use burn::{
 use regard_testkit::{Draw, Sampler, assert_close, cpu, devices, gpu, poison, sweep};
 
 use super::{
-    AdamWStep, NormKind, cross_entropy, gated_rms_norm, gelu, gelu_tanh, kernel, l2_norm, linear, linear_cross_entropy, look_up, product,
-    scale, sigmoid, silu, silu_gate, split, srms_norm,
+    AdamWStep, NormKind, cross_entropy, gated_rms_norm, gelu, gelu_tanh, kernel, l2_norm, linear, linear_cross_entropy, look_up,
+    norm_of_all, product, scale, sigmoid, silu, silu_gate, split, srms_norm,
 };
 
 /// Runs `f` on the draws in f32 and in f64 and compares the output and the gradient of each input.
