@@ -249,9 +249,9 @@ fn kernel<E: Float, F: Float, N: Size>(
         sync_cube();
     }
     if plane == 0 {
-        let line = ((split * CUBE_COUNT_Z as usize + batch) * CUBE_COUNT_Y as usize + head) * rows;
+        let part = split * CUBE_COUNT_Z as usize + batch;
         let natural = factor(scale, form) / unit;
-        store::<F>(&sums, &highest, &total, o, lse, line, 0usize.runtime(), rows, natural, 1usize, o_tiles);
+        store::<F>(&sums, &highest, &total, o, lse, part, head, 0usize.runtime(), rows, natural, 1usize, o_tiles);
     }
 }
 
