@@ -281,7 +281,7 @@ impl KimiDelta {
         )
         .expect("the projections give matching shapes");
         let gate = at_least_f32(heads(project(&self.g_b_proj, g), self.value_heads));
-        let gated = gated_rms_norm(at_least_f32(o), self.o_norm.gamma.val(), gate, self.o_norm.epsilon).cast(dtype);
+        let gated = gated_rms_norm(at_least_f32(o), at_least_f32(self.o_norm.gamma.val()), gate, self.o_norm.epsilon).cast(dtype);
         let width = gated.dims()[3];
         let y = project(&self.out_proj, gated.reshape([b, t, self.value_heads * width]));
         if let Some(state) = state {

@@ -66,8 +66,8 @@ pub struct TrainConfig {
     /// Whether cheap activations are computed again in the backward pass instead of being kept.
     #[serde(default)]
     pub activation_checkpointing: bool,
-    /// Float type of the forward and backward passes; weights and the optimiser are f32 in any case. bf16 is for softmax, latent, Lightning
-    /// and Flow attention without a mixture of experts.
+    /// Float type of the forward and backward passes; weights and the optimiser are f32 in any case. bf16 is for softmax, latent, Lightning,
+    /// Kimi Delta and Flow attention without a mixture of experts.
     #[serde(default, skip_serializing_if = "Precision::is_f32")]
     pub precision: Precision,
     /// Steps between two lines of `metrics.jsonl`.
@@ -279,7 +279,7 @@ impl RunConfig {
 
     /// bf16 is for what has been tried in it.
     fn check_precision(&self) -> Result<()> {
-        const KINDS: [&str; 4] = ["flow", "latent", "lightning", "softmax"];
+        const KINDS: [&str; 5] = ["flow", "kimi_delta", "latent", "lightning", "softmax"];
         let (mixers, experts) = match &self.model {
             _ if self.train.precision == Precision::F32 => return Ok(()),
             ModelConfig::Decoder(model) => (&model.mixers, model.moe.is_some()),

@@ -19,7 +19,7 @@ fn low(config: &RunConfig) -> RunConfig {
 #[test]
 fn passes_in_bf16_learn_as_those_in_f32() {
     let _turn = alone();
-    for mixer in ["flow", "latent", "lightning", "softmax"] {
+    for mixer in ["flow", "kimi_delta", "latent", "lightning", "softmax"] {
         let mut config = text();
         decoder(&mut config).mixers = vec![MixerConfig::named(mixer, 2).unwrap()];
         let (want, got) = (losses(&config), losses(&low(&config)));
@@ -45,7 +45,7 @@ fn examples_of_numbers_and_tokens_are_learned_in_bf16() {
 #[test]
 fn mixers_without_bf16_are_errors() {
     let mut config = low(&text());
-    decoder(&mut config).mixers = vec![MixerConfig::named("kimi_delta", 2).unwrap()];
+    decoder(&mut config).mixers = vec![MixerConfig::named("nprf", 2).unwrap()];
     let error = config.validate().unwrap_err().to_string();
-    assert_eq!(error, "`train.precision` must be f32 for the mixer `kimi_delta`, got bf16");
+    assert_eq!(error, "`train.precision` must be f32 for the mixer `nprf`, got bf16");
 }
