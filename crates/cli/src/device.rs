@@ -3,8 +3,9 @@ use std::{fmt, panic, str::FromStr};
 #[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm"))]
 use burn::tensor::DeviceType;
 use burn::tensor::{Device, Tensor};
+use regard_train::MemoryMeter;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, memory::METER};
 
 /// The backends by name, and whether this build has them.
 pub(crate) const BACKENDS: &[(&str, bool)] = &[
@@ -74,6 +75,11 @@ impl DeviceName {
     /// One of [`BACKENDS`].
     pub(crate) fn backend(&self) -> &'static str {
         self.backend
+    }
+
+    /// What measures the memory that computing takes there: the allocator, which sees that of the CPU alone.
+    pub(crate) fn memory(&self) -> Option<MemoryMeter> {
+        (self.backend == "cpu").then_some(METER)
     }
 
     /// The device, after it has computed something.

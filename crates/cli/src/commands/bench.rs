@@ -6,7 +6,6 @@ use regard_repro::bench::{BenchConfig, Direction, Number, OPERATIONS, bench, htm
 use crate::{
     device::DeviceArg,
     failure::Failure,
-    memory::METER,
     output::{Output, results},
 };
 
@@ -62,7 +61,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     let config = args.config();
     config.validate()?;
     let device = args.device.device.open()?;
-    let bench = bench(&config, &device, Some(METER), &mut |row| output.note(&row.cells().join("  ")))?;
+    let bench = bench(&config, &device, args.device.device.memory(), &mut |row| output.note(&row.cells().join("  ")))?;
     if let Some(path) = &args.out {
         fs::write(path, html(&bench)).map_err(|e| Failure::new(format!("cannot write {}: {e}", path.display())))?;
         output.note(&format!("page: {}", path.display()));

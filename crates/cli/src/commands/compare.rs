@@ -12,7 +12,6 @@ use crate::{
     device::DeviceArg,
     failure::Failure,
     interrupt,
-    memory::METER,
     output::{Output, results},
     progress,
 };
@@ -94,7 +93,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     let stop = interrupt::catch()?;
     let mut observer = progress::of_comparison(output);
     let context = Context {
-        memory: Some(METER),
+        memory: args.device.device.memory(),
         stop: Some(&stop),
         observer: observer.as_deref_mut().map(|o| o as _),
         command: (!args.resume).then(command_line),

@@ -10,7 +10,6 @@ use regard_train::{
 use crate::{
     device::DeviceArg,
     failure::Failure,
-    memory::METER,
     output::{Output, facts},
 };
 
@@ -57,7 +56,8 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         Some(source) => run.evaluate_text(&device, &text(source, args.split)?, tokens)?,
         None => run.evaluate(&device, args.split.into(), tokens)?,
     };
-    let (tokens, seconds, peak) = (evaluated.evaluation.tokens as f64, evaluated.seconds, (METER.peak)());
+    let (tokens, seconds) = (evaluated.evaluation.tokens as f64, evaluated.seconds);
+    let peak = args.device.device.memory().map(|meter| (meter.peak)());
     if args.json {
         let mut object = serde_json::to_value(&evaluated.evaluation).map_err(|e| Failure::new(format!("JSON: {e}")))?;
         object["seconds"] = seconds.into();
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     let mut rows = rows(&evaluated.evaluation);
     let per_token = Quantity::Seconds.text(seconds / tokens, 3);
     rows.push(("time per token", format!("{per_token} ({} tokens/s)", Quantity::Count.text(tokens / seconds, 3))));
-    rows.push(("peak memory", Quantity::Bytes.text(peak as f64, 3)));
+    rows.extend(peak.map(|bytes| ("peak memory", Quantity::Bytes.text(bytes as f64, 3))));
     output.data(&facts(&rows))
 }
 

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use regard_train::{Generated, Run, Sampling, generate, report::Quantity};
 use serde_json::json;
 
-use crate::{device::DeviceArg, failure::Failure, memory::METER, output::Output};
+use crate::{device::DeviceArg, failure::Failure, output::Output};
 
 /// Write text with a trained model
 ///
@@ -49,6 +49,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
             .with_hint("`regard generate` needs a run of the task `lm`"));
     };
     let model = run.decoder(&args.device.device.open()?)?;
+    let peak = || args.device.device.memory().map(|meter| (meter.peak)());
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     if args.json {
         let generated = generate(&model, tokenizer, &args.prompt, args.tokens, &sampling, &mut |_| {})?;
@@ -61,7 +62,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
             "prompt_seconds": generated.prompt_seconds,
             "token_seconds": generated.token_seconds,
             "state_bytes": generated.state_bytes,
-            "peak_bytes": (METER.peak)(),
+            "peak_bytes": peak(),
         }));
     }
     let mut result = Ok(());
@@ -77,22 +78,22 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     result?;
     output.stream(prompt.unwrap_or_default())?;
     output.data("")?;
-    output.note(&cost(&generated));
+    output.note(&cost(&generated, peak()));
     Ok(())
 }
 
 /// What the text took, for people.
-fn cost(generated: &Generated) -> String {
+fn cost(generated: &Generated, peak: Option<usize>) -> String {
     let (time, bytes) = (|seconds| Quantity::Seconds.text(seconds, 3), |bytes| Quantity::Bytes.text(bytes as f64, 3));
     let per_token = match generated.token_seconds {
         Some(seconds) => format!("{} per token ({} tokens/s), ", time(seconds), Quantity::Count.text(1.0 / seconds, 3)),
         None => String::new(),
     };
+    let peak = peak.map_or_else(String::new, |peak| format!(", peak memory {}", bytes(peak)));
     format!(
-        "{per_token}prompt of {} tokens in {}; state {}, peak memory {}",
+        "{per_token}prompt of {} tokens in {}; state {}{peak}",
         generated.prompt_tokens,
         time(generated.prompt_seconds),
-        bytes(generated.state_bytes),
-        bytes((METER.peak)())
+        bytes(generated.state_bytes)
     )
 }

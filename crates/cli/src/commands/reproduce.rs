@@ -13,7 +13,6 @@ use crate::{
     device::DeviceArg,
     failure::Failure,
     interrupt,
-    memory::METER,
     output::{Output, render, table},
     progress::EVERY,
 };
@@ -75,7 +74,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     let stop = interrupt::catch()?;
     let mut log = (!output.is_quiet()).then(|| ReproduceLog::new(io::stderr(), EVERY));
     let context = Context {
-        memory: Some(METER),
+        memory: args.device.device.memory(),
         stop: Some(&stop),
         observer: log.as_mut().map(|log| log as &mut dyn ReproduceObserver),
         command: Some(command_line()),

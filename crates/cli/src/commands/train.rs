@@ -15,7 +15,6 @@ use crate::{
     device::DeviceArg,
     failure::Failure,
     interrupt,
-    memory::METER,
     output::{Output, facts},
     overrides::{self, Override},
     progress,
@@ -76,7 +75,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     };
     let stop = interrupt::catch()?;
     let mut observer = progress::of_run(&trainer.run_folder().dir().display().to_string(), output);
-    let hooks = Hooks { stop: Some(&stop), observer: observer.as_deref_mut().map(|o| o as _), memory: Some(METER) };
+    let hooks = Hooks { stop: Some(&stop), observer: observer.as_deref_mut().map(|o| o as _), memory: args.device.device.memory() };
     let outcome = trainer.run(hooks)?;
     drop(observer); // gives the terminal back
     let page = write_report(&outcome, &device)?;
