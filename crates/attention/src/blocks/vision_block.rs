@@ -85,6 +85,14 @@ impl<M: Module + SpatialMixer> VisionBlock<M> {
         let mixed = self.mlp.forward(self.channel_norm.forward(x.clone()));
         x + scaled(mixed, self.channel_gamma.as_ref())
     }
+
+    /// As [`SpatialMixer::flops`], of the whole block.
+    pub fn flops(&self, map: [usize; 2]) -> f64 {
+        let tokens = map.iter().product::<usize>() as f64;
+        let convs: usize = [&self.conv, &self.channel_conv].into_iter().flatten().map(DepthwiseConv::flops_per_output).sum();
+        let mlp = [&self.mlp.up, &self.mlp.down].map(|layer| 2 * layer.weight.lazy_shape().num_elements()).iter().sum::<usize>();
+        self.mixer.flops(map) + tokens * (convs + mlp) as f64
+    }
 }
 
 fn with_conv(conv: Option<&DepthwiseConv>, x: Tensor<4>) -> Tensor<4> {
