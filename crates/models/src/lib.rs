@@ -10,6 +10,7 @@ pub mod halonet;
 pub mod kimi_linear;
 mod model;
 pub mod nprf;
+pub mod psa;
 pub mod registry;
 pub mod s2aformer;
 pub mod tnl;

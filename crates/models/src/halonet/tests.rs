@@ -52,24 +52,27 @@ fn golden(case: &Case) {
 #[test]
 fn named_networks_have_the_published_number_of_weights_and_none_is_made() {
     let table = [
-        ("halonet_h0", 5_502_248),
-        ("halonet_h1", 8_101_352),
-        ("halonet_h2", 9_405_608),
-        ("halonet_h3", 11_842_792),
-        ("halonet_h4", 19_103_464),
-        ("halonet_h5", 30_718_952),
-        ("halonet_h6", 43_458_280),
-        ("halonet_h7", 67_434_728),
-        ("timm_halonet_h1", 8_100_056),
-        ("halonet26t", 12_480_288),
-        ("halonet50ts", 22_733_280),
-        ("sehalonet33ts", 13_691_712),
-        ("eca_halonext26ts", 10_756_885),
+        ("halonet_h0", 5_502_248, 2.353),
+        ("halonet_h1", 8_101_352, 2.988),
+        ("halonet_h2", 9_405_608, 3.313),
+        ("halonet_h3", 11_842_792, 6.180),
+        ("halonet_h4", 19_103_464, 11.998),
+        ("halonet_h5", 30_718_952, 32.246),
+        ("halonet_h6", 43_458_280, 52.787),
+        ("halonet_h7", 67_434_728, 110.695),
+        ("timm_halonet_h1", 8_100_056, 2.988),
+        ("halonet26t", 12_480_288, 3.173),
+        ("halonet50ts", 22_733_280, 5.270),
+        ("sehalonet33ts", 13_691_712, 3.530),
+        ("eca_halonext26ts", 10_756_885, 2.420),
     ];
-    assert_eq!(table.map(|(name, _)| name), HaloNetConfig::NAMES);
-    for (name, weights) in table {
+    assert_eq!(table.map(|(name, ..)| name), HaloNetConfig::NAMES);
+    for (name, weights, giga) in table {
         let model = HaloNetConfig::named(name).expect(name).init(&cpu()).unwrap();
         assert_eq!(trained_weights(&model), weights, "{name}");
+        // Counted once, for the page: no count of the paper's is known.
+        let counted = model.multiply_adds([HaloNetConfig::image_of(name).unwrap(); 2]).unwrap() / 1e9;
+        assert!((counted - giga).abs() < 0.0005, "{name}: {counted}");
         assert!(!model.head.weight.is_initialized() && !model.stem[0].conv.weight.is_initialized());
     }
     assert_eq!(HaloNetConfig::named("halonet_h8"), None);

@@ -8,6 +8,7 @@ mod cost;
 mod fold;
 mod images;
 mod layout;
+mod resize;
 mod statistics;
 
 pub use activation::Activation;
@@ -16,4 +17,5 @@ pub use cost::{conv_multiply_adds, linear_multiply_adds, trained_weights};
 pub use fold::{folded, folded_filters};
 pub use images::{check_images, map_mean, to_map};
 pub use layout::MapNames;
+pub use resize::Resize;
 pub use statistics::freeze_statistics;
