@@ -2,14 +2,18 @@
 
 #![warn(missing_docs)]
 
+pub mod biformer;
 pub mod decoder;
 pub mod encoder;
 pub mod flowformer;
+pub mod halonet;
 pub mod kimi_linear;
 mod model;
 pub mod nprf;
 pub mod registry;
+pub mod s2aformer;
 pub mod tnl;
+pub mod vision;
 pub mod weights;
 
 pub use decoder::{ChannelMixer, Decoder, DecoderConfig, DecoderState, Positions};

@@ -47,6 +47,11 @@ impl LocalInteraction {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.conv2.forward(batch_norm(&self.bn, gelu(self.conv1.forward(x))))
     }
+
+    /// As [`SpatialMixer::flops`].
+    pub fn flops(&self, [y, x]: [usize; 2]) -> f64 {
+        (y * x * (self.conv1.flops_per_output() + self.conv2.flops_per_output())) as f64
+    }
 }
 
 /// Configuration of a [`HybridPerception`] block.
@@ -113,5 +118,12 @@ impl HybridPerception {
         let x = x.clone() + self.ssa.forward(self.norm1.forward(x));
         let x = x.clone() + self.lim.forward(self.norm2.forward(x));
         x.clone() + self.mlp.forward(self.norm3.forward(x))
+    }
+
+    /// As [`SpatialMixer::flops`], of the whole block.
+    pub fn flops(&self, map: [usize; 2]) -> f64 {
+        let tokens = map.iter().product::<usize>() as f64;
+        let mlp = [&self.mlp.up, &self.mlp.down].map(|layer| 2 * layer.weight.lazy_shape().num_elements()).iter().sum::<usize>();
+        self.ssa.flops(map) + self.lim.flops(map) + tokens * (self.dwconv.flops_per_output() + mlp) as f64
     }
 }

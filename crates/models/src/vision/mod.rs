@@ -1,0 +1,19 @@
+//! What networks over the maps of images share: convolutions with batch norms, pooling, costs, names in checkpoints.
+//!
+//! Maps are `[B, Y, X, D]`, as in the layers of [`regard`]; images come in as `[B, C, Y, X]`.
+
+mod activation;
+mod conv;
+mod cost;
+mod fold;
+mod images;
+mod layout;
+mod statistics;
+
+pub use activation::Activation;
+pub use conv::{ConvNorm, ConvNormConfig, convolve, max_pool};
+pub use cost::{conv_multiply_adds, linear_multiply_adds, trained_weights};
+pub use fold::{folded, folded_filters};
+pub use images::{check_images, map_mean, to_map};
+pub use layout::MapNames;
+pub use statistics::freeze_statistics;
