@@ -1,10 +1,11 @@
 use burn::{
     module::{Initializer, Module, Param},
+    nn::{Dropout, DropoutConfig},
     tensor::{Device, Tensor},
 };
 
-use super::{DepthwiseConv, DepthwiseConvConfig, Mlp, MlpConfig, MlpKind, Norm, NormKind};
-use crate::{Result, SpatialMixer};
+use super::{DepthwiseConv, DepthwiseConvConfig, Mlp, MlpConfig, MlpKind, Norm, NormKind, gelu};
+use crate::{Error, Result, SpatialMixer};
 
 /// Configuration of a [`VisionBlock`].
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +40,8 @@ impl VisionBlockConfig {
             channel_norm: norm(),
             mlp: MlpConfig { kind: MlpKind::Gelu, d_model, d_ff: self.d_ff, bias: true }.init(device)?,
             channel_gamma: gamma(),
+            drop_path: DropoutConfig::new(0.0).init(),
+            conv_gelu: false,
         })
     }
 }
@@ -49,7 +52,8 @@ impl VisionBlockConfig {
 /// x ← x + conv(x)      x ← x + γ ⊙ mixer(norm(x))      x ← x + conv'(x)      x ← x + γ' ⊙ mlp(norm'(x))
 /// ```
 ///
-/// Convolutions and γ are left out where there are none.
+/// Convolutions and γ are left out where there are none. In training the two mixers' branches may be left out at random:
+/// [`with_drop_path`](Self::with_drop_path).
 #[derive(Module, Debug)]
 pub struct VisionBlock<M: Module> {
     /// The positions that a convolution tells the mixer of.
@@ -68,6 +72,28 @@ pub struct VisionBlock<M: Module> {
     pub mlp: Mlp,
     /// γ' `[D]`
     pub channel_gamma: Option<Param<Tensor<1>>>,
+    drop_path: Dropout,
+    conv_gelu: bool,
+}
+
+impl<M: Module> VisionBlock<M> {
+    /// Stochastic depth: in training each branch of each map is left out with the probability `rate`, and multiplied by `1/(1 − rate)`
+    /// otherwise (Huang et al. 2016, arXiv 1603.09382).
+    ///
+    /// # Errors
+    /// If the rate is not in [0, 1).
+    pub fn with_drop_path(self, rate: f64) -> Result<Self> {
+        if !(0.0..1.0).contains(&rate) {
+            return Err(Error::argument("vision_block", "drop_path", "in [0, 1)", rate));
+        }
+        Ok(Self { drop_path: DropoutConfig::new(rate).init(), ..self })
+    }
+
+    /// The exact GELU behind both convolutions.
+    #[must_use]
+    pub fn with_conv_gelu(self) -> Self {
+        Self { conv_gelu: true, ..self }
+    }
 }
 
 impl<M: Module + SpatialMixer> VisionBlock<M> {
@@ -79,11 +105,12 @@ impl<M: Module + SpatialMixer> VisionBlock<M> {
     /// # Panics
     /// As the mixer.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = with_conv(self.conv.as_ref(), x);
+        let x = self.with_conv(self.conv.as_ref(), x);
         let mixed = self.mixer.forward(self.norm.forward(x.clone()));
-        let x = with_conv(self.channel_conv.as_ref(), x + scaled(mixed, self.gamma.as_ref()));
+        let x = x + self.kept(scaled(mixed, self.gamma.as_ref()));
+        let x = self.with_conv(self.channel_conv.as_ref(), x);
         let mixed = self.mlp.forward(self.channel_norm.forward(x.clone()));
-        x + scaled(mixed, self.channel_gamma.as_ref())
+        x + self.kept(scaled(mixed, self.channel_gamma.as_ref()))
     }
 
     /// As [`SpatialMixer::flops`], of the whole block.
@@ -93,12 +120,22 @@ impl<M: Module + SpatialMixer> VisionBlock<M> {
         let mlp = [&self.mlp.up, &self.mlp.down].map(|layer| 2 * layer.weight.lazy_shape().num_elements()).iter().sum::<usize>();
         self.mixer.flops(map) + tokens * (convs + mlp) as f64
     }
-}
 
-fn with_conv(conv: Option<&DepthwiseConv>, x: Tensor<4>) -> Tensor<4> {
-    match conv {
-        Some(conv) => x.clone() + conv.forward(x),
-        None => x,
+    fn with_conv(&self, conv: Option<&DepthwiseConv>, x: Tensor<4>) -> Tensor<4> {
+        match conv {
+            Some(conv) if self.conv_gelu => x.clone() + gelu(conv.forward(x)),
+            Some(conv) => x.clone() + conv.forward(x),
+            None => x,
+        }
+    }
+
+    /// A branch, or zeros in its place for some of the maps in training.
+    fn kept(&self, branch: Tensor<4>) -> Tensor<4> {
+        if self.drop_path.prob == 0.0 || !branch.device().is_autodiff() {
+            return branch;
+        }
+        let ones = Tensor::ones([branch.dims()[0], 1, 1, 1], (&branch.device(), branch.dtype()));
+        branch * self.drop_path.forward(ones)
     }
 }
 
