@@ -8,7 +8,12 @@ use regard::Result;
 
 use crate::{
     KimiLinearConfig, TnlConfig,
+    davit::DavitConfig,
     flowformer::{FlowformerConfig, FlowformerVisionConfig},
+    nat::NatConfig,
+    resnet::ResNetConfig,
+    vision::trained_weights,
+    vit::VitConfig,
 };
 
 /// A named network.
@@ -26,14 +31,22 @@ pub struct Network {
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant, reason = "few, and short-lived")]
 pub enum NetworkConfig {
+    /// DaViT.
+    Davit(DavitConfig),
     /// Flowformer for language.
     Flowformer(FlowformerConfig),
     /// Flowformer for images.
     FlowformerVision(FlowformerVisionConfig),
     /// Kimi Linear.
     KimiLinear(KimiLinearConfig),
+    /// NAT, DiNAT, DiNAT_s and the isotropic networks.
+    Nat(NatConfig),
+    /// Residual networks of convolutions.
+    ResNet(ResNetConfig),
     /// TransNormerLLM.
     Tnl(TnlConfig),
+    /// Vision transformers.
+    Vit(VitConfig),
 }
 
 /// Numbers of weights.
@@ -52,10 +65,22 @@ pub fn networks() -> Vec<Network> {
     let tnl = |name| TnlConfig::named(name).map(NetworkConfig::Tnl);
     let entry = |name, paper, config: Option<NetworkConfig>| config.map(|config| Network { name, paper, config });
     let paper = "Wu et al. 2022, arXiv 2202.06258";
+    let davit = |name| DavitConfig::named(name).map(NetworkConfig::Davit);
+    let nat = |name| NatConfig::named(name).map(NetworkConfig::Nat);
+    let resnet = |name| ResNetConfig::named(name).map(NetworkConfig::ResNet);
+    let vit = |name| VitConfig::named(name).map(NetworkConfig::Vit);
+    let of_nat = |name: &str| match name {
+        _ if name.starts_with("nat_") && !name.contains("isotropic") => "Hassani et al. 2022, arXiv 2204.07143",
+        _ => "Hassani & Shi 2022, arXiv 2209.15001",
+    };
     let vision = [entry("flowformer_vision", paper, Some(NetworkConfig::FlowformerVision(FlowformerVisionConfig::imagenet())))];
     (FlowformerConfig::NAMES.iter().map(|name| entry(name, paper, flowformer(name))))
         .chain(vision)
         .chain(KimiLinearConfig::NAMES.iter().map(|name| entry(name, "Kimi Team 2025, arXiv 2510.26692", kimi_linear(name))))
+        .chain(DavitConfig::NAMES.iter().map(|name| entry(name, "Ding et al. 2022, arXiv 2204.03645", davit(name))))
+        .chain(NatConfig::NAMES.iter().map(|name| entry(name, of_nat(name), nat(name))))
+        .chain(VitConfig::NAMES.iter().map(|name| entry(name, "Touvron et al. 2020, arXiv 2012.12877", vit(name))))
+        .chain(ResNetConfig::NAMES.iter().map(|name| entry(name, "He et al. 2015, arXiv 1512.03385", resnet(name))))
         .chain(TnlConfig::NAMES.iter().map(|name| entry(name, "Qin et al. 2024, arXiv 2405.17381", tnl(name))))
         .flatten()
         .collect()
@@ -67,11 +92,13 @@ impl Network {
     /// # Errors
     /// If the configuration is invalid.
     pub fn weights(&self, device: &Device) -> Result<Weights> {
+        let dense = |all| Ok(Weights { all, active: all });
         let decoder = match &self.config {
-            NetworkConfig::FlowformerVision(config) => {
-                let all = config.init(device)?.num_params();
-                return Ok(Weights { all, active: all });
-            }
+            NetworkConfig::Davit(config) => return dense(config.skeleton(device)?.num_params()),
+            NetworkConfig::FlowformerVision(config) => return dense(config.init(device)?.num_params()),
+            NetworkConfig::Nat(config) => return dense(config.skeleton(device)?.num_params()),
+            NetworkConfig::ResNet(config) => return dense(trained_weights(&config.init(device)?)),
+            NetworkConfig::Vit(config) => return dense(config.skeleton(device)?.num_params()),
             NetworkConfig::Flowformer(config) => config.decoder(),
             NetworkConfig::KimiLinear(config) => config.decoder()?,
             NetworkConfig::Tnl(config) => config.decoder()?,
@@ -88,7 +115,11 @@ impl Network {
     pub fn state_bytes(&self, tokens: usize, dtype: DType) -> Result<Option<usize>> {
         Ok(match &self.config {
             NetworkConfig::Flowformer(config) => Some(config.state_bytes()),
-            NetworkConfig::FlowformerVision(_) => None,
+            NetworkConfig::Davit(_)
+            | NetworkConfig::FlowformerVision(_)
+            | NetworkConfig::Nat(_)
+            | NetworkConfig::ResNet(_)
+            | NetworkConfig::Vit(_) => None,
             NetworkConfig::KimiLinear(config) => Some(config.cache_bytes(tokens, dtype)?.total()),
             NetworkConfig::Tnl(config) => Some(config.state_bytes()),
         })
@@ -107,7 +138,16 @@ mod tests {
         let mut names: Vec<_> = networks.iter().map(|n| n.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), FlowformerConfig::NAMES.len() + 1 + KimiLinearConfig::NAMES.len() + TnlConfig::NAMES.len());
+        let lists = [
+            DavitConfig::NAMES,
+            &FlowformerConfig::NAMES,
+            KimiLinearConfig::NAMES,
+            NatConfig::NAMES,
+            ResNetConfig::NAMES,
+            TnlConfig::NAMES,
+            VitConfig::NAMES,
+        ];
+        assert_eq!(names.len(), lists.map(<[_]>::len).iter().sum::<usize>() + 1);
         for network in &networks {
             let Weights { all, active } = network.weights(&cpu()).unwrap();
             if let NetworkConfig::Tnl(config) = &network.config {

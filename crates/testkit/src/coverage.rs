@@ -15,6 +15,7 @@ const BUILT: &[(&str, &[&str])] = &[
             "layer.davit_spatial_block",
             "layer.davit_channel_block",
             "layer.davit_patch_merge",
+            "model.davit",
         ],
     ),
     (
@@ -32,7 +33,7 @@ const BUILT: &[(&str, &[&str])] = &[
     ("halonet", &["layer.halo_attention", "layer.halo_attention_out_proj", "layer.halo_rel_pos_logits", "model.halonet"]),
     ("kimi-linear", &["op.kda", "op.kda_gate", "layer.kda", "layer.mla", "layer.moe", "model.kimi_linear"]),
     ("lightning-attention", &["op.lightning_attention", "op.decay_slopes"]),
-    ("neighborhood-attention", &["op.neighborhood_attention", "layer.nat"]),
+    ("neighborhood-attention", &["op.neighborhood_attention", "layer.nat", "model.nat"]),
     ("nprf", &["op.nprf", "op.nprf_2d", "op.favor_plus", "layer.nprf_block", "model.nprf_lm"]),
     ("polarized-self-attention", &["layer.psa_paper", "layer.psa_official_parallel", "layer.psa_official_sequential", "model.psa_heatmap"]),
     ("s2aformer", &["layer.ssa", "layer.lim", "layer.hpb", "model.s2aformer"]),
@@ -82,10 +83,12 @@ pub(crate) fn is_built(system: &str, kind: &str) -> bool {
 pub(crate) fn is_pending(system: &str, kind: &str) -> bool {
     const COMPLETE: &[&str] = &[
         "biformer",
+        "davit",
         "flowformer",
         "halonet",
         "kimi-linear",
         "lightning-attention",
+        "neighborhood-attention",
         "nprf",
         "polarized-self-attention",
         "s2aformer",

@@ -95,9 +95,15 @@ impl Conv {
     }
 }
 
-/// Maps `[B, Y, X, C]` convolved with filters `[C', C, k, k]`. On the CPU as products of patches, which are laid out piece by piece, with a
+/// What [`Conv::forward`] computes, for a stride and a padding. On the CPU as products of patches, which are laid out piece by piece, with a
 /// kernel for the gradients.
-pub(super) fn convolve(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, [stride, padding]: [usize; 2]) -> Tensor<4> {
+///
+/// # Shapes
+/// - `x`: `[B, Y, X, C]`; `weight`: `[C', C, k, k]`; `bias`: `[C']`; output: as of [`Conv::forward`]
+///
+/// # Panics
+/// As [`Conv::forward`].
+pub fn convolve(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, [stride, padding]: [usize; 2]) -> Tensor<4> {
     let ([to, from, kernel, _], [b, y, columns, c]) = (weight.dims(), x.dims());
     assert!(c == from, "{c} channels for filters of {from}");
     assert!(y.min(columns) + 2 * padding >= kernel, "a map of {y} × {columns} for filters of side {kernel}");

@@ -42,7 +42,7 @@ mod vision_block;
 pub use activation::{gelu, gelu_tanh, product, sigmoid, silu, silu_gate};
 pub use adamw::AdamWStep;
 pub(crate) use cache::TokenCache;
-pub use conv::{Conv, ConvConfig};
+pub use conv::{Conv, ConvConfig, convolve};
 pub(crate) use custom_gradient::{GradientRule, JointRule, of_backend, primitive, with_gradient, with_gradients};
 pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product, takes_half};
 pub use depthwise::{DepthwiseConv, DepthwiseConvConfig};

@@ -4,26 +4,30 @@ use burn::{
         BatchNorm, BatchNormConfig, Initializer, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
     },
-    tensor::{Device, Tensor, module::max_pool2d, ops::MaxPoolOptions, s},
+    tensor::{Device, Tensor, module::max_pool2d, ops::MaxPoolOptions},
 };
 use regard::{
     Error, Result,
-    blocks::{batch_norm, linear},
+    blocks::{self, batch_norm},
 };
 
-/// A convolution of maps; one of single tokens is a product of matrices.
+/// A convolution of maps, by [`regard::blocks::convolve`] unless its channels are in groups or its filters are not square.
 ///
 /// # Shapes
 /// - `x`: `[B, Y, X, C]`; output: `[B, Y', X', C']`, as the convolution says
 pub fn convolve(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
-    if conv.kernel_size != [1, 1] || conv.groups != 1 || conv.padding != PaddingConfig2d::Valid {
-        return conv.forward(x.permute([0, 3, 1, 2])).permute([0, 2, 3, 1]);
+    let (square, dense) = (|[down, across]: [usize; 2]| down == across, (conv.groups, conv.dilation) == (1, [1, 1]));
+    let padding = match conv.padding {
+        PaddingConfig2d::Valid => Some(0),
+        PaddingConfig2d::Explicit(top, left, bottom, right) if [left, bottom, right] == [top; 3] => Some(top),
+        _ => None,
+    };
+    match padding {
+        Some(padding) if dense && square(conv.kernel_size) && square(conv.stride) => {
+            blocks::convolve(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), [conv.stride[0], padding])
+        }
+        _ => conv.forward(x.permute([0, 3, 1, 2])).permute([0, 2, 3, 1]),
     }
-    let [down, across] = conv.stride.map(|stride| stride as isize);
-    let x = if [down, across] == [1, 1] { x } else { x.slice(s![.., ..;down, ..;across]) };
-    let weight = conv.weight.val();
-    let [to, from, ..] = weight.dims();
-    linear(x, weight.reshape([to, from]).transpose(), conv.bias.as_ref().map(Param::val))
 }
 
 /// The largest of each 3 × 3 tokens around every second one.
