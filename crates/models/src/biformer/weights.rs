@@ -40,9 +40,6 @@ const PATCHES: Names = Names(&[
     ("stages.{}.{}.mlp.down.", "stages.{}.blocks.{}.mlp.2."),
 ]);
 
-/// Where the files of the authors' training program keep the weights.
-const IN_TRAINING_FILE: &str = "model.";
-
 /// The names of the authors' checkpoints.
 #[derive(Clone, Copy, Debug)]
 pub struct BiFormerNames {
@@ -55,6 +52,12 @@ impl BiFormerNames {
     /// Those of checkpoints of that network.
     pub fn of(model: &BiFormer) -> Self {
         Self { layout: model.layout(), prefix: "" }
+    }
+
+    /// The same in files of the authors' training program, beside the state of its optimiser.
+    #[must_use]
+    pub fn in_training_file(self) -> Self {
+        Self { prefix: "model.", ..self }
     }
 }
 
@@ -80,7 +83,7 @@ impl Layout for BiFormerNames {
 /// If a tensor is missing or of another shape, or a file cannot be read.
 pub fn read_weights(model: BiFormer, path: impl AsRef<Path>) -> weights::Result<(BiFormer, Report)> {
     let checkpoint = Checkpoint::open(path)?;
+    let (plain, wrapped) = (BiFormerNames::of(&model), BiFormerNames::of(&model).in_training_file());
     let inside = checkpoint.names().any(|name| name.starts_with("model.downsample_layers."));
-    let layout = BiFormerNames { prefix: if inside { IN_TRAINING_FILE } else { "" }, ..BiFormerNames::of(&model) };
-    weights::read(model, &layout, &checkpoint)
+    weights::read(model, if inside { &wrapped } else { &plain }, &checkpoint)
 }

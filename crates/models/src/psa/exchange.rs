@@ -4,8 +4,10 @@ use burn::{
 };
 use regard::{Result, polarized_attention::PolarizedAttentionConfig};
 
-use super::residual::{ResidualBlock, ResidualConfig, ResidualKind, through};
-use crate::vision::{ConvNorm, ConvNormConfig, Resize};
+use crate::{
+    resnet::{ResNetBlock, ResNetBlockConfig, ResNetBlockKind},
+    vision::{ConvNorm, ConvNormConfig, Resize},
+};
 
 /// A way from one branch to another.
 #[derive(Module, Debug)]
@@ -54,7 +56,7 @@ pub(super) struct HrModuleConfig<'a> {
 
 impl HrModuleConfig<'_> {
     pub(super) fn init(&self, device: &Device) -> Result<HrModule> {
-        let config = ResidualConfig { kind: ResidualKind::Basic, epsilon: 1e-5, psa: self.psa };
+        let config = ResNetBlockConfig { psa: self.psa, ..ResNetBlockConfig::new(ResNetBlockKind::Basic) };
         let branches = self.widths.iter().map(|&width| config.stage(width, width, 1, self.blocks, device)).collect::<Result<_>>()?;
         let norm = |from, to, kernel, stride| ConvNormConfig::new(from, to, kernel, stride).init(device);
         let way = |from: usize, to: usize| -> Result<Option<ConvChain>> {
@@ -77,7 +79,7 @@ impl HrModuleConfig<'_> {
 #[derive(Module, Debug)]
 pub struct HrModule {
     /// The blocks of each branch.
-    pub branches: Vec<Vec<ResidualBlock>>,
+    pub branches: Vec<Vec<ResNetBlock>>,
     /// f_ij: the ways to each output from each branch.
     pub fuse_layers: Vec<Vec<Option<ConvChain>>>,
     #[module(skip)]
@@ -90,7 +92,7 @@ impl HrModule {
     /// # Shapes
     /// - `maps`: `[B, Y, X, D]` each, the largest first; outputs: as the first of them
     pub fn forward(&self, maps: Vec<Tensor<4>>) -> Vec<Tensor<4>> {
-        let maps: Vec<_> = self.branches.iter().zip(maps).map(|(blocks, x)| through(blocks, x)).collect();
+        let maps: Vec<_> = self.branches.iter().zip(maps).map(|(blocks, x)| blocks.iter().fold(x, |x, block| block.forward(x))).collect();
         let output = |(to, ways): (usize, &Vec<Option<ConvChain>>)| {
             let [_, y, x, _] = maps[to].dims();
             let part = |(way, map): (&Option<ConvChain>, &Tensor<4>)| match way {
@@ -104,8 +106,7 @@ impl HrModule {
     }
 
     pub(super) fn multiply_adds(&self, maps: &[[usize; 2]]) -> f64 {
-        let blocks =
-            |(blocks, map): (&Vec<ResidualBlock>, &[usize; 2])| -> f64 { blocks.iter().map(|block| block.multiply_adds(*map, *map)).sum() };
+        let blocks = |(blocks, map): (&Vec<ResNetBlock>, &[usize; 2])| -> f64 { blocks.iter().map(|block| block.cost(*map).1).sum() };
         let branches: f64 = self.branches.iter().zip(maps).map(blocks).sum();
         let mut ways = 0.0;
         for (to, fused) in self.fuse_layers.iter().enumerate() {

@@ -9,11 +9,11 @@ use burn::{
 use regard::{Error, Result, polarized_attention::PolarizedAttentionConfig};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    pose::DeconvNorm,
-    residual::{ResidualBlock, ResidualConfig, ResidualKind, through},
+use super::pose::DeconvNorm;
+use crate::{
+    resnet::{ResNetBlock, ResNetBlockConfig, ResNetBlockKind},
+    vision::{ConvNorm, check_images, convolve, to_map},
 };
-use crate::vision::{ConvNorm, check_images, convolve, to_map};
 
 const OP: &str = "psa_heatmap";
 
@@ -103,7 +103,7 @@ impl PsaHeatmapConfig {
             return Err(Error::argument(OP, "norm_epsilon", "positive and finite", self.norm_epsilon));
         }
         let (width, Window { kernel, stride, padding }) = (self.width, self.stem);
-        let config = ResidualConfig { kind: ResidualKind::Basic, epsilon: self.norm_epsilon, psa: self.psa };
+        let config = ResNetBlockConfig { psa: self.psa, epsilon: self.norm_epsilon, ..ResNetBlockConfig::new(ResNetBlockKind::Basic) };
         let conv = Conv2dConfig::new([3, width], [kernel; 2])
             .with_stride([stride; 2])
             .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding))
@@ -126,7 +126,7 @@ pub struct PsaHeatmap {
     /// The first convolution and its norm.
     pub stem: ConvNorm,
     /// The blocks.
-    pub blocks: Vec<ResidualBlock>,
+    pub blocks: Vec<ResNetBlock>,
     /// The transposed convolution and its norm.
     pub deconv: DeconvNorm,
     /// To a heatmap for each keypoint.
@@ -151,7 +151,8 @@ impl PsaHeatmap {
             let want = format!("no smaller than the first window of {} pixels", self.stem.conv.kernel_size[0]);
             return Err(Error::argument(OP, "images", want, format!("{:?}", images.dims())));
         }
-        let x = through(&self.blocks, activation::relu(self.stem.forward(to_map(images))));
+        let x = activation::relu(self.stem.forward(to_map(images)));
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
         let x = activation::relu(self.deconv.forward(x));
         Ok(convolve(&self.last, x).permute([0, 3, 1, 2]))
     }

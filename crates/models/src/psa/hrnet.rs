@@ -5,11 +5,11 @@ use burn::{
 use regard::{Error, Result, polarized_attention::PolarizedAttentionConfig};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    exchange::{ConvChain, HrModule, HrModuleConfig},
-    residual::{ResidualBlock, ResidualConfig, ResidualKind, through},
+use super::exchange::{ConvChain, HrModule, HrModuleConfig};
+use crate::{
+    resnet::{ResNetBlock, ResNetBlockConfig, ResNetBlockKind},
+    vision::{ConvNorm, ConvNormConfig, Resize, check_images, to_map},
 };
-use crate::vision::{ConvNorm, ConvNormConfig, Resize, check_images, to_map};
 
 const OP: &str = "hrnet";
 
@@ -53,7 +53,7 @@ impl HrNetConfig {
             return Err(Error::argument(OP, "width", "at least 1", self.width));
         }
         let norm = |from, to, kernel, stride| ConvNormConfig::new(from, to, kernel, stride).init(device);
-        let bottlenecks = ResidualConfig { kind: ResidualKind::Bottleneck, epsilon: 1e-5, psa: None };
+        let bottlenecks = ResNetBlockConfig::new(ResNetBlockKind::Bottleneck);
         let widths = [1, 2, 4, 8].map(|factor| self.width * factor);
         let mut before = vec![256];
         let (mut transitions, mut stages) = (Vec::new(), Vec::new());
@@ -97,7 +97,7 @@ pub struct HrNet {
     /// Two convolutions of 3 × 3 pixels with a stride of 2.
     pub stem: Vec<ConvNorm>,
     /// The first stage, of one branch.
-    pub layer1: Vec<ResidualBlock>,
+    pub layer1: Vec<ResNetBlock>,
     /// What makes the branches of a stage of those before; none where a branch goes on.
     pub transitions: Vec<Vec<Option<ConvChain>>>,
     /// The stages of two, three and four branches.
@@ -118,7 +118,7 @@ impl HrNet {
         for conv in &self.stem {
             x = activation::relu(conv.forward(x));
         }
-        let mut maps = vec![through(&self.layer1, x)];
+        let mut maps = vec![self.layer1.iter().fold(x, |x, block| block.forward(x))];
         for (transition, modules) in self.transitions.iter().zip(&self.stages) {
             // A branch that there was not starts from the smallest map.
             let last = maps.len() - 1;
@@ -145,7 +145,7 @@ impl HrNet {
         let maps = Self::maps(image);
         let half = image.map(|side| side.div_ceil(2));
         let stem: f64 = self.stem.iter().zip([half, maps[0]]).map(|(conv, map)| conv.multiply_adds(map)).sum();
-        let first: f64 = self.layer1.iter().map(|block| block.multiply_adds(maps[0], maps[0])).sum();
+        let first: f64 = self.layer1.iter().map(|block| block.cost(maps[0]).1).sum();
         let chains = self.transitions.iter().flat_map(|chains| chains.iter().enumerate());
         let transitions: f64 = chains.map(|(i, chain)| chain.as_ref().map_or(0.0, |chain| chain.multiply_adds(&maps[i..]))).sum();
         stem + first + transitions + self.stages.iter().flatten().map(|module| module.multiply_adds(&maps)).sum::<f64>()

@@ -6,8 +6,6 @@ mod heatmap;
 mod hrnet;
 mod metrics;
 mod pose;
-mod residual;
-mod resnet;
 mod segmentation;
 mod targets;
 #[cfg(test)]
@@ -20,8 +18,6 @@ pub use heatmap::{PsaHeatmap, PsaHeatmapConfig, Window};
 pub use hrnet::{HrNet, HrNetConfig};
 pub use metrics::{COCO_SIGMAS, Confusion, correct_keypoints, keypoint_similarity};
 pub use pose::{DeconvNorm, PoseConfig, PoseNet, Trunk, TrunkConfig};
-pub use residual::{ResidualBlock, ResidualKind};
-pub use resnet::{ResNet, ResNetConfig};
 pub use segmentation::{SegmentationConfig, SegmentationNet};
 pub use targets::{heatmap_loss, heatmap_targets};
 pub use weights::PsaNames;

@@ -9,11 +9,11 @@ use burn::{
 use regard::{Error, Result, blocks::batch_norm, polarized_attention::PolarizedAttentionConfig};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    hrnet::{HrNet, HrNetConfig},
+use super::hrnet::{HrNet, HrNetConfig};
+use crate::{
     resnet::{ResNet, ResNetConfig},
+    vision::{conv_multiply_adds, convolve},
 };
-use crate::vision::{conv_multiply_adds, convolve};
 
 pub(super) const OP: &str = "psa";
 
@@ -21,7 +21,7 @@ pub(super) const OP: &str = "psa";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrunkConfig {
-    /// A residual network.
+    /// A residual network, of which the classifier is left out.
     ResNet(ResNetConfig),
     /// A high-resolution network.
     HrNet(HrNetConfig),
@@ -34,7 +34,7 @@ impl TrunkConfig {
     /// If its configuration is invalid.
     pub fn init(&self, device: &Device) -> Result<Trunk> {
         Ok(match self {
-            Self::ResNet(config) => Trunk::ResNet(config.init(device)?),
+            Self::ResNet(config) => Trunk::ResNet(ResNetConfig { classes: 0, ..config.clone() }.init(device)?),
             Self::HrNet(config) => Trunk::HrNet(config.init(device)?),
         })
     }
@@ -42,7 +42,7 @@ impl TrunkConfig {
     /// The widths of its maps.
     pub fn widths(&self) -> Vec<usize> {
         match self {
-            Self::ResNet(config) => config.widths().to_vec(),
+            Self::ResNet(config) => config.widths(),
             Self::HrNet(config) => config.widths(),
         }
     }
@@ -91,7 +91,7 @@ impl Trunk {
     /// Multiply-adds for one image `[Y, X]`, and the sides of the maps.
     pub(super) fn cost(&self, image: [usize; 2]) -> (f64, Vec<[usize; 2]>) {
         match self {
-            Self::ResNet(trunk) => (trunk.multiply_adds(image), trunk.maps(image)),
+            Self::ResNet(trunk) => trunk.cost(image),
             Self::HrNet(trunk) => (trunk.multiply_adds(image), HrNet::maps(image)),
         }
     }
@@ -167,8 +167,8 @@ impl PoseConfig {
         }
         let (base, psa) = super::attention_of(name);
         let base = base.strip_prefix("pose_")?;
-        let (trunk, deconvs) = match base.strip_prefix("resnet") {
-            Some(layers) => (TrunkConfig::ResNet(ResNetConfig::new(layers.parse().ok()?)), vec![256; 3]),
+        let (trunk, deconvs) = match ResNetConfig::named(base) {
+            Some(config) => (TrunkConfig::ResNet(config), vec![256; 3]),
             None => (TrunkConfig::HrNet(HrNetConfig::new(base.strip_prefix("hrnet_w")?.parse().ok()?)), Vec::new()),
         };
         Some(Self { trunk: trunk.with_psa(psa), deconvs, keypoints: 17 })

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     hrnet::HrNetConfig,
     pose::{OP, Trunk, TrunkConfig},
-    resnet::ResNetConfig,
 };
 use crate::vision::{ConvNorm, ConvNormConfig, Resize, conv_multiply_adds, convolve};
 
@@ -44,11 +43,6 @@ impl SegmentationConfig {
     pub fn hrnet(width: usize, classes: usize) -> Self {
         let resize = Resize::Bilinear;
         Self { trunk: TrunkConfig::HrNet(HrNetConfig { all_maps: true, resize, ..HrNetConfig::new(width) }), width: None, resize, classes }
-    }
-
-    /// The same head, of 256 channels, on a residual network.
-    pub fn resnet(layers: usize, classes: usize) -> Self {
-        Self { trunk: TrunkConfig::ResNet(ResNetConfig::new(layers)), width: Some(256), resize: Resize::Bilinear, classes }
     }
 
     /// The network of that name; `None` if there is none.

@@ -13,10 +13,10 @@ const BEGINS: Names = Names(&[
     // Residual trunks, as torchvision.
     ("trunk.ResNet.stem.conv.", "conv1."),
     ("trunk.ResNet.stem.bn.", "bn1."),
-    ("trunk.ResNet.layers.0.", "layer1."),
-    ("trunk.ResNet.layers.1.", "layer2."),
-    ("trunk.ResNet.layers.2.", "layer3."),
-    ("trunk.ResNet.layers.3.", "layer4."),
+    ("trunk.ResNet.stages.0.", "layer1."),
+    ("trunk.ResNet.stages.1.", "layer2."),
+    ("trunk.ResNet.stages.2.", "layer3."),
+    ("trunk.ResNet.stages.3.", "layer4."),
     // High-resolution trunks, as their authors.
     ("trunk.HrNet.stem.0.conv.", "conv1."),
     ("trunk.HrNet.stem.0.bn.", "bn1."),
@@ -41,13 +41,14 @@ const BEGINS: Names = Names(&[
 ]);
 
 /// Inside of a path.
-const PARTS: [(&str, &str); 12] = [
-    (".first.conv.", ".conv1."),
-    (".first.bn.", ".bn1."),
-    (".second.conv.", ".conv2."),
-    (".second.bn.", ".bn2."),
-    (".third.conv.", ".conv3."),
-    (".third.bn.", ".bn3."),
+const PARTS: [(&str, &str); 13] = [
+    (".convs.0.conv.", ".conv1."),
+    (".convs.0.bn.", ".bn1."),
+    (".convs.1.conv.", ".conv2."),
+    (".convs.1.bn.", ".bn2."),
+    (".convs.2.conv.", ".conv3."),
+    (".convs.2.bn.", ".bn3."),
+    (".attention.", ".deattn."),
     (".downsample.conv.", ".downsample.0."),
     (".downsample.bn.", ".downsample.1."),
     (".One.", "."),
@@ -74,23 +75,31 @@ const ATTENTION: [(&str, [&str; 3]); 7] = [
 pub struct PsaNames {
     /// Column of [`ATTENTION`].
     form: usize,
+    /// The last layer.
     last: &'static str,
+    /// The way to the network in [`BEGINS`].
+    within: &'static str,
 }
 
 impl PsaNames {
+    /// Those of a [`ResNet`](crate::resnet::ResNet) with this attention.
+    pub fn resnet(psa: Option<PolarizedAttentionConfig>) -> Self {
+        Self { form: form(psa), last: "fc.", within: "trunk.ResNet." }
+    }
+
     /// Those of a [`PsaHeatmap`](super::PsaHeatmap) with this attention.
     pub fn heatmap(psa: Option<PolarizedAttentionConfig>) -> Self {
-        Self { form: form(psa), last: "final." }
+        Self { form: form(psa), last: "final.", within: "" }
     }
 
     /// Those of a [`PoseNet`](super::PoseNet) with this attention.
     pub fn pose(psa: Option<PolarizedAttentionConfig>) -> Self {
-        Self { form: form(psa), last: "final_layer." }
+        Self { form: form(psa), last: "final_layer.", within: "" }
     }
 
     /// Those of a [`SegmentationNet`](super::SegmentationNet) with this attention.
     pub fn segmentation(psa: Option<PolarizedAttentionConfig>) -> Self {
-        Self { form: form(psa), last: "last_layer.3." }
+        Self { form: form(psa), last: "last_layer.3.", within: "" }
     }
 }
 
@@ -104,9 +113,10 @@ fn form(psa: Option<PolarizedAttentionConfig>) -> usize {
 
 impl Layout for PsaNames {
     fn stored(&self, path: &str, shape: &[usize]) -> Vec<Stored> {
-        let name = match path.strip_prefix("last.") {
+        let last = if self.within.is_empty() { "last." } else { "head." };
+        let name = match path.strip_prefix(last) {
             Some(rest) => format!("{}{rest}", self.last),
-            None => PARTS.iter().fold(BEGINS.rename(path), |name, (here, there)| name.replace(here, there)),
+            None => PARTS.iter().fold(BEGINS.rename(&format!("{}{path}", self.within)), |name, (here, there)| name.replace(here, there)),
         };
         let Some((block, field)) = name.split_once(".deattn.") else { return vec![Stored::new(name, shape)] };
         let found = ATTENTION.iter().find_map(|(here, there)| Some((field.strip_prefix(here)?, there[self.form])));
