@@ -178,6 +178,9 @@ impl BiFormerConfig {
                 return Err(Error::argument(OP, arg, format!("one for each of {stages} stages"), length));
             }
         }
+        if self.conv > 0 && self.conv.is_multiple_of(2) {
+            return Err(Error::argument(OP, "conv", "odd, or 0", self.conv));
+        }
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio.is_finite()) {
             return Err(Error::argument(OP, "mlp_ratio", "positive and finite", self.mlp_ratio));
         }
@@ -226,7 +229,7 @@ impl BiFormerConfig {
         let block = VisionBlockConfig {
             d_ff: (self.mlp_ratio * width as f64) as usize,
             norm_epsilon: self.norm_epsilon,
-            conv: self.odd(self.conv)?,
+            conv: (self.conv > 0).then_some(self.conv),
             channel_conv: None,
             layer_scale: None,
         };
@@ -251,12 +254,5 @@ impl BiFormerConfig {
             }
         };
         block.init(width, mixer, device)
-    }
-
-    fn odd(&self, conv: usize) -> Result<Option<usize>> {
-        if conv > 0 && conv.is_multiple_of(2) {
-            return Err(Error::argument(OP, "conv", "odd, or 0", conv));
-        }
-        Ok((conv > 0).then_some(conv))
     }
 }

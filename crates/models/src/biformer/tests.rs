@@ -79,7 +79,7 @@ fn tiny() -> BiFormerConfig {
 #[test]
 fn features_have_the_sides_of_their_strides_for_images_of_any_size() {
     for (layout, conv) in [(BiFormerLayout::Overlapping, 3), (BiFormerLayout::Patches, 0)] {
-        let model = BiFormerConfig { layout, conv, ..tiny() }.init(&cpu()).unwrap();
+        let model = BiFormerConfig { conv, layout, ..tiny() }.init(&cpu()).unwrap();
         for sides in [[64, 32], [75, 41]] {
             let maps = model.features(images([2, 3, sides[0], sides[1]])).unwrap();
             for ((map, stride), width) in maps.iter().zip([4, 8, 16, 32]).zip([8, 8, 16, 16]) {
@@ -94,7 +94,7 @@ fn features_have_the_sides_of_their_strides_for_images_of_any_size() {
 fn weights_come_back_under_the_authors_names() {
     let x = images([2, 3, 64, 64]);
     for (layout, conv) in [(BiFormerLayout::Overlapping, 3), (BiFormerLayout::Patches, 0)] {
-        let config = BiFormerConfig { layout, conv, ..tiny() };
+        let config = BiFormerConfig { conv, layout, ..tiny() };
         let (model, empty) = (config.init(&cpu()).unwrap(), config.skeleton(&cpu()).unwrap());
         let (back, names) = round_trip(&model, empty, &BiFormerNames::of(&model));
         let some: &[&str] = match layout {

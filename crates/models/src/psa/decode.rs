@@ -126,7 +126,9 @@ impl Map<'_> {
         let mut values = along(&rows, self.x, self.y, &|i| i / self.x);
         let largest = |values: &[f64]| values.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
         let (before, after) = (largest(self.values), largest(&values));
-        values.iter_mut().for_each(|value| *value = (*value * before / after).max(1e-10).ln());
+        for value in &mut values {
+            *value = (*value * before / after).max(1e-10).ln();
+        }
         Blurred { logarithms: values, y: self.y, x: self.x }
     }
 }

@@ -73,7 +73,7 @@ fn similarities_and_unions_are_those_of_their_formulas() {
     // 255 stands for pixels without a class.
     confusion.count([0, 0, 1, 1, 0], [0, 1, 1, 1, 255]);
     assert_eq!(confusion.intersections_over_unions(), [Some(0.5), Some(2.0 / 3.0), None]);
-    assert_eq!(confusion.mean_intersection_over_union(), Some((0.5 + 2.0 / 3.0) / 2.0));
+    assert_eq!(confusion.mean_intersection_over_union(), Some(f64::midpoint(0.5, 2.0 / 3.0)));
 }
 
 #[test]
