@@ -1,3 +1,5 @@
+mod hybrids;
+
 use burn::{
     module::{Module, Param},
     nn::Initializer,
