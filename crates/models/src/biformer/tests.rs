@@ -91,6 +91,11 @@ fn features_have_the_sides_of_their_strides_for_images_of_any_size() {
 }
 
 #[test]
+fn no_images_give_no_logits() {
+    assert_eq!(tiny().init(&cpu()).unwrap().forward(images([0, 3, 64, 64])).unwrap().dims(), [0, 5]);
+}
+
+#[test]
 fn weights_come_back_under_the_authors_names() {
     let x = images([2, 3, 64, 64]);
     for (layout, conv) in [(BiFormerLayout::Overlapping, 3), (BiFormerLayout::Patches, 0)] {

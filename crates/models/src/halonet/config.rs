@@ -103,6 +103,10 @@ pub struct HaloNetConfig {
     /// What weighs the channels behind convolutions of the blocks.
     #[serde(default)]
     pub gate: GateKind,
+    /// Whether maps must be multiples of the blocks of attention, as the networks with public weights demand; else they are filled up with tokens
+    /// that nobody sees.
+    #[serde(default)]
+    pub strict: bool,
     /// The probability with which training leaves out the branch of the last block; it rises linearly to that.
     #[serde(default)]
     pub drop_path: f64,
@@ -143,6 +147,7 @@ impl HaloNetConfig {
             classes,
             activation: Activation::Relu,
             gate: GateKind::None,
+            strict: false,
             drop_path: 0.0,
             norm_epsilon: epsilon(),
             zero_init_residual: true,

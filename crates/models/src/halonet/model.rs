@@ -30,7 +30,8 @@ impl HaloNet {
     /// - output: `[B, classes]`
     ///
     /// # Errors
-    /// If the images have other channels or no pixels, or a map of an odd side is to be averaged by twos.
+    /// If the images have other channels or no pixels, a map of an odd side is to be averaged by twos, or blocks do not divide a map where
+    /// they must.
     pub fn forward(&self, images: Tensor<4>) -> Result<Tensor<2>> {
         let mut last = None;
         self.each_stage(images, |map| last = Some(map))?;
@@ -84,21 +85,24 @@ impl HaloNet {
             map = halved(map);
         }
         let mut maps = vec![map];
+        let refused = |want: String, map: [usize; 2]| Err(Error::argument(OP, "images", want, format!("a map of {map:?}")));
         for stage in &self.config.stages {
-            let averaged = stage.attention.avg_down || !stage.attention.block.is_multiple_of(2);
-            if stage.stride == 2 && stage.blocks.first() == Some(&HaloMixer::Attention) && averaged {
-                // The shortcut would round up where the mean rounds down.
-                if map.iter().any(|side| !side.is_multiple_of(2)) {
-                    return Err(Error::argument(
-                        OP,
-                        "images",
-                        "of a size whose maps have even sides where they are averaged",
-                        format!("a map of {map:?}"),
-                    ));
+            let block = stage.attention.block;
+            for (i, mixer) in stage.blocks.iter().enumerate() {
+                let stride = if i == 0 { stage.stride } else { 1 };
+                if *mixer == HaloMixer::Attention {
+                    if self.config.strict && map.iter().any(|side| !side.is_multiple_of(block)) {
+                        return refused(format!("of a size whose maps are multiples of the blocks of {block}"), map);
+                    }
+                    let averaged = stride == 2 && (stage.attention.avg_down || !block.is_multiple_of(2));
+                    // The shortcut would round up where the mean rounds down.
+                    if averaged && map.iter().any(|side| !side.is_multiple_of(2)) {
+                        return refused("of a size whose maps have even sides where they are averaged".into(), map);
+                    }
                 }
-            }
-            if stage.stride == 2 {
-                map = halved(map);
+                if stride == 2 {
+                    map = halved(map);
+                }
             }
             maps.push(map);
         }

@@ -21,10 +21,13 @@ impl Resize {
     /// - `x`: `[B, Y, X, D]`; output: `[B, Y', X', D]`
     pub fn apply(self, x: Tensor<4>, to: [usize; 2]) -> Tensor<4> {
         let [b, y, columns, d] = x.dims();
-        if [y, columns] == to || x.dims().contains(&0) {
+        let device = x.device();
+        if [y, columns] == to {
             return x;
         }
-        let device = x.device();
+        if x.dims().contains(&0) {
+            return Tensor::zeros([b, to[0], to[1], d], (&device, x.dtype()));
+        }
         // Rows first: `[B, X·D]` vectors per row, then columns.
         let x = self.weights(y, to[0], &device).unsqueeze::<3>().matmul(x.reshape([b, y, columns * d]));
         let x = x.reshape([b * to[0], columns, d]);

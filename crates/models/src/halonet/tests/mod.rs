@@ -260,6 +260,10 @@ fn configurations_and_images_that_do_not_fit_are_errors() {
     let want = "halonet: `images` must be of a size whose maps have even sides where they are averaged, got a map of [8, 9]";
     assert_eq!(error([32, 36]), want);
     assert!(model.forward(images([2, 3, 32, 40])).is_ok());
+    let strict = HaloNetConfig { strict: true, ..tiny(attention()) }.init(&cpu()).unwrap();
+    assert!(strict.forward(images([1, 3, 32, 64])).is_ok());
+    let error = strict.forward(images([1, 3, 32, 56])).unwrap_err().to_string();
+    assert_eq!(error, "halonet: `images` must be of a size whose maps are multiples of the blocks of 4, got a map of [8, 14]");
     let error = model.forward(Tensor::zeros([1, 4, 32, 32], &cpu())).unwrap_err().to_string();
     assert_eq!(error, "halonet: `images` must be of shape [B, 3, Y, X] with pixels, got [1, 4, 32, 32]");
 }

@@ -158,6 +158,9 @@ fn trunks_of_both_kinds_take_images_of_any_size() {
                 assert_eq!(scores.dims(), [1, 4, sides[0], sides[1]]);
                 assert!(scores.into_data().iter::<f32>().all(f32::is_finite));
             }
+            let none =
+                SegmentationConfig { trunk: TrunkConfig::HrNet(hrnet.clone()), ..SegmentationConfig::hrnet(8, 4) }.init(&cpu()).unwrap();
+            assert_eq!(none.forward(images([0, 3, sides[0], sides[1]])).unwrap().dims(), [0, 4, sides[0], sides[1]]);
             let small = PsaHeatmapConfig { psa, blocks: 2, ..PsaHeatmapConfig::new(8, 3) }.init(&cpu()).unwrap();
             let even = half.map(|side| 2 * side);
             assert_eq!(small.forward(images([1, 3, sides[0], sides[1]])).unwrap().dims(), [1, 3, even[0], even[1]]);
