@@ -12,6 +12,7 @@ pub mod kimi_linear;
 mod model;
 pub mod nat;
 pub mod nprf;
+pub mod psa;
 pub mod registry;
 pub mod resnet;
 pub mod s2aformer;

@@ -1,11 +1,10 @@
 use burn::{
     module::{Initializer, Module, Param},
-    nn::{Dropout, DropoutConfig},
     tensor::{Device, Tensor},
 };
 
-use super::{DepthwiseConv, DepthwiseConvConfig, Mlp, MlpConfig, MlpKind, Norm, NormKind, gelu};
-use crate::{Error, Result, SpatialMixer};
+use super::{DepthwiseConv, DepthwiseConvConfig, DropPath, Mlp, MlpConfig, MlpKind, Norm, NormKind, gelu};
+use crate::{Result, SpatialMixer};
 
 /// Configuration of a [`VisionBlock`].
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +39,7 @@ impl VisionBlockConfig {
             channel_norm: norm(),
             mlp: MlpConfig { kind: MlpKind::Gelu, d_model, d_ff: self.d_ff, bias: true }.init(device)?,
             channel_gamma: gamma(),
-            drop_path: DropoutConfig::new(0.0).init(),
+            drop_path: DropPath::none(),
             conv_gelu: false,
         })
     }
@@ -72,21 +71,17 @@ pub struct VisionBlock<M: Module> {
     pub mlp: Mlp,
     /// γ' `[D]`
     pub channel_gamma: Option<Param<Tensor<1>>>,
-    drop_path: Dropout,
+    drop_path: DropPath,
     conv_gelu: bool,
 }
 
 impl<M: Module> VisionBlock<M> {
-    /// Stochastic depth: in training each branch of each map is left out with the probability `rate`, and multiplied by `1/(1 − rate)`
-    /// otherwise (Huang et al. 2016, arXiv 1603.09382).
+    /// [Stochastic depth](DropPath) of both branches.
     ///
     /// # Errors
     /// If the rate is not in [0, 1).
     pub fn with_drop_path(self, rate: f64) -> Result<Self> {
-        if !(0.0..1.0).contains(&rate) {
-            return Err(Error::argument("vision_block", "drop_path", "in [0, 1)", rate));
-        }
-        Ok(Self { drop_path: DropoutConfig::new(rate).init(), ..self })
+        Ok(Self { drop_path: DropPath::new(rate)?, ..self })
     }
 
     /// The exact GELU behind both convolutions.
@@ -107,10 +102,10 @@ impl<M: Module + SpatialMixer> VisionBlock<M> {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let x = self.with_conv(self.conv.as_ref(), x);
         let mixed = self.mixer.forward(self.norm.forward(x.clone()));
-        let x = x + self.kept(scaled(mixed, self.gamma.as_ref()));
+        let x = x + self.drop_path.forward(scaled(mixed, self.gamma.as_ref()));
         let x = self.with_conv(self.channel_conv.as_ref(), x);
         let mixed = self.mlp.forward(self.channel_norm.forward(x.clone()));
-        x + self.kept(scaled(mixed, self.channel_gamma.as_ref()))
+        x + self.drop_path.forward(scaled(mixed, self.channel_gamma.as_ref()))
     }
 
     /// As [`SpatialMixer::flops`], of the whole block.
@@ -127,15 +122,6 @@ impl<M: Module + SpatialMixer> VisionBlock<M> {
             Some(conv) => x.clone() + conv.forward(x),
             None => x,
         }
-    }
-
-    /// A branch, or zeros in its place for some of the maps in training.
-    fn kept(&self, branch: Tensor<4>) -> Tensor<4> {
-        if self.drop_path.prob == 0.0 || !branch.device().is_autodiff() {
-            return branch;
-        }
-        let ones = Tensor::ones([branch.dims()[0], 1, 1, 1], (&branch.device(), branch.dtype()));
-        branch * self.drop_path.forward(ones)
     }
 }
 

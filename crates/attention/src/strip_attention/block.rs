@@ -7,7 +7,7 @@ use burn::{
 use super::layer::{StripAttention, StripAttentionConfig};
 use crate::{
     Result, SpatialMixer,
-    blocks::{DepthwiseConv, DepthwiseConvConfig, Mlp, MlpConfig, MlpKind, Norm, NormKind, batch_norm, gelu},
+    blocks::{DepthwiseConv, DepthwiseConvConfig, DropPath, Mlp, MlpConfig, MlpKind, Norm, NormKind, batch_norm, gelu},
 };
 
 /// Configuration of a [`LocalInteraction`] module.
@@ -85,6 +85,7 @@ impl HybridPerceptionConfig {
             lim: LocalInteractionConfig { channels: d_model }.init(device)?,
             norm3: norm(),
             mlp: MlpConfig { kind: MlpKind::Gelu, d_model, d_ff: self.d_ff, bias: true }.init(device)?,
+            drop_path: DropPath::none(),
         })
     }
 }
@@ -106,18 +107,28 @@ pub struct HybridPerception {
     pub norm3: Norm,
     /// The channel mixer.
     pub mlp: Mlp,
+    drop_path: DropPath,
 }
 
 impl HybridPerception {
+    /// [Stochastic depth](DropPath) of the branches of attention, local interaction and channel mixer.
+    ///
+    /// # Errors
+    /// If the rate is not in [0, 1).
+    pub fn with_drop_path(self, rate: f64) -> Result<Self> {
+        Ok(Self { drop_path: DropPath::new(rate)?, ..self })
+    }
+
     /// Transforms maps.
     ///
     /// # Shapes
     /// - `x`: `[B, Y, X, D]`; output: the same
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let x = x.clone() + self.dwconv.forward(x);
-        let x = x.clone() + self.ssa.forward(self.norm1.forward(x));
-        let x = x.clone() + self.lim.forward(self.norm2.forward(x));
-        x.clone() + self.mlp.forward(self.norm3.forward(x))
+        let kept = |branch| self.drop_path.forward(branch);
+        let x = x.clone() + kept(self.ssa.forward(self.norm1.forward(x)));
+        let x = x.clone() + kept(self.lim.forward(self.norm2.forward(x)));
+        x.clone() + kept(self.mlp.forward(self.norm3.forward(x)))
     }
 
     /// As [`SpatialMixer::flops`], of the whole block.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::model::{BiFormer, BiFormerAttention, Downsample};
 use crate::{
     decoder::initialise,
-    vision::{ConvNorm, ConvNormConfig},
+    vision::{ConvNorm, ConvNormConfig, drop_rates},
 };
 
 pub(super) const OP: &str = "biformer";
@@ -71,6 +71,9 @@ pub struct BiFormerConfig {
     /// Number of classes. A file may leave it out: training takes it from the images.
     #[serde(default)]
     pub classes: usize,
+    /// The probability with which training leaves out a branch of the last block; it rises linearly to that.
+    #[serde(default)]
+    pub drop_path: f64,
     /// ε of the norms of tokens.
     #[serde(default = "epsilon")]
     pub norm_epsilon: f64,
@@ -132,6 +135,7 @@ impl BiFormerConfig {
             mlp_ratio: mlp_ratio(),
             layout: BiFormerLayout::Overlapping,
             classes,
+            drop_path: 0.0,
             norm_epsilon: epsilon(),
             batch_epsilon: batch_epsilon(),
         }
@@ -140,9 +144,9 @@ impl BiFormerConfig {
     /// The network of that name, for 1000 classes; `None` if there is none.
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
-            "biformer_tiny" => Self::new([64, 128, 256, 512], [2, 2, 8, 2], 1000),
-            "biformer_small" => Self::new([64, 128, 256, 512], [4, 4, 18, 4], 1000),
-            "biformer_base" => Self::new([96, 192, 384, 768], [4, 4, 18, 4], 1000),
+            "biformer_tiny" => Self { drop_path: 0.1, ..Self::new([64, 128, 256, 512], [2, 2, 8, 2], 1000) },
+            "biformer_small" => Self { drop_path: 0.15, ..Self::new([64, 128, 256, 512], [4, 4, 18, 4], 1000) },
+            "biformer_base" => Self { drop_path: 0.4, ..Self::new([96, 192, 384, 768], [4, 4, 18, 4], 1000) },
             "biformer_stl" => {
                 Self { mlp_ratio: 4.0, conv: 0, layout: BiFormerLayout::Patches, ..Self::new([96, 192, 384, 768], [2, 2, 6, 2], 1000) }
             }
@@ -174,12 +178,19 @@ impl BiFormerConfig {
                 return Err(Error::argument(OP, arg, format!("one for each of {stages} stages"), length));
             }
         }
+        if self.conv > 0 && self.conv.is_multiple_of(2) {
+            return Err(Error::argument(OP, "conv", "odd, or 0", self.conv));
+        }
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio.is_finite()) {
             return Err(Error::argument(OP, "mlp_ratio", "positive and finite", self.mlp_ratio));
         }
         if !(self.batch_epsilon > 0.0 && self.batch_epsilon.is_finite()) {
             return Err(Error::argument(OP, "batch_epsilon", "positive and finite", self.batch_epsilon));
         }
+        if !(0.0..1.0).contains(&self.drop_path) {
+            return Err(Error::argument(OP, "drop_path", "in [0, 1)", self.drop_path));
+        }
+        let mut rates = drop_rates(self.drop_path, self.depths.iter().sum()).into_iter();
         let mut from = self.channels;
         let (mut downsample, mut blocks) = (Vec::new(), Vec::new());
         for (stage, &width) in self.widths.iter().enumerate() {
@@ -187,7 +198,8 @@ impl BiFormerConfig {
                 return Err(Error::argument(OP, "widths", "at least 1 each", width));
             }
             downsample.push(self.downsample(stage, [from, width], device)?);
-            blocks.push((0..self.depths[stage]).map(|_| self.block(stage, width, device)).collect::<Result<Vec<_>>>()?);
+            let rates = rates.by_ref().take(self.depths[stage]);
+            blocks.push(rates.map(|rate| self.block(stage, width, device)?.with_drop_path(rate)).collect::<Result<Vec<_>>>()?);
             from = width;
         }
         Ok(BiFormer {
@@ -217,7 +229,7 @@ impl BiFormerConfig {
         let block = VisionBlockConfig {
             d_ff: (self.mlp_ratio * width as f64) as usize,
             norm_epsilon: self.norm_epsilon,
-            conv: self.odd(self.conv)?,
+            conv: (self.conv > 0).then_some(self.conv),
             channel_conv: None,
             layer_scale: None,
         };
@@ -242,12 +254,5 @@ impl BiFormerConfig {
             }
         };
         block.init(width, mixer, device)
-    }
-
-    fn odd(&self, conv: usize) -> Result<Option<usize>> {
-        if conv > 0 && conv.is_multiple_of(2) {
-            return Err(Error::argument(OP, "conv", "odd, or 0", conv));
-        }
-        Ok((conv > 0).then_some(conv))
     }
 }

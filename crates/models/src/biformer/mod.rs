@@ -8,4 +8,4 @@ mod weights;
 
 pub use config::{BiFormerConfig, BiFormerLayout};
 pub use model::{BiFormer, BiFormerAttention, Downsample, Patches};
-pub use weights::BiFormerNames;
+pub use weights::{BiFormerNames, read_weights};

@@ -1,7 +1,9 @@
+use std::path::Path;
+
 use super::{config::BiFormerLayout, model::BiFormer};
 use crate::{
     vision::MapNames,
-    weights::{Layout, Names, Stored},
+    weights::{self, Checkpoint, Layout, Names, Report, Stored},
 };
 
 /// Names here and in the authors' checkpoints, where convolutions overlap.
@@ -40,25 +42,48 @@ const PATCHES: Names = Names(&[
 
 /// The names of the authors' checkpoints.
 #[derive(Clone, Copy, Debug)]
-pub struct BiFormerNames(BiFormerLayout);
+pub struct BiFormerNames {
+    layout: BiFormerLayout,
+    /// Before all names.
+    prefix: &'static str,
+}
 
 impl BiFormerNames {
     /// Those of checkpoints of that network.
     pub fn of(model: &BiFormer) -> Self {
-        Self(model.layout())
+        Self { layout: model.layout(), prefix: "" }
+    }
+
+    /// The same in files of the authors' training program, beside the state of its optimiser.
+    #[must_use]
+    pub fn in_training_file(self) -> Self {
+        Self { prefix: "model.", ..self }
     }
 }
 
 impl Layout for BiFormerNames {
     fn stored(&self, path: &str, shape: &[usize]) -> Vec<Stored> {
-        let names = match self.0 {
+        let names = match self.layout {
             BiFormerLayout::Overlapping => OVERLAPPING,
             BiFormerLayout::Patches => PATCHES,
         };
-        MapNames { names, pointwise: &[] }.stored(path, shape)
+        let prefixed = |stored: Stored| Stored { name: format!("{}{}", self.prefix, stored.name), ..stored };
+        MapNames { names, pointwise: &[] }.stored(path, shape).into_iter().map(prefixed).collect()
     }
 
     fn ignores(&self, name: &str) -> bool {
-        MapNames { names: Names(&[]), pointwise: &[] }.ignores(name)
+        // Beside the weights a training program keeps what else it needs.
+        !name.starts_with(self.prefix) || MapNames { names: Names(&[]), pointwise: &[] }.ignores(name)
     }
+}
+
+/// Reads a checkpoint of the authors, as released or as their training program wrote it, in any form that [`Checkpoint::open`] takes.
+///
+/// # Errors
+/// If a tensor is missing or of another shape, or a file cannot be read.
+pub fn read_weights(model: BiFormer, path: impl AsRef<Path>) -> weights::Result<(BiFormer, Report)> {
+    let checkpoint = Checkpoint::open(path)?;
+    let (plain, wrapped) = (BiFormerNames::of(&model), BiFormerNames::of(&model).in_training_file());
+    let inside = checkpoint.names().any(|name| name.starts_with("model.downsample_layers."));
+    weights::read(model, if inside { &wrapped } else { &plain }, &checkpoint)
 }

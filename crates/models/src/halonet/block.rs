@@ -5,7 +5,7 @@ use burn::{
 };
 use regard::{
     Error, Result, SpatialMixer,
-    blocks::batch_norm,
+    blocks::{DropPath, batch_norm},
     halo_attention::{HaloAttention, HaloAttentionConfig, HaloWidths},
 };
 
@@ -23,6 +23,7 @@ pub(super) struct BottleneckConfig<'a> {
     /// Width of the input.
     pub(super) from: usize,
     pub(super) stride: usize,
+    pub(super) drop_path: f64,
 }
 
 impl BottleneckConfig<'_> {
@@ -49,7 +50,8 @@ impl BottleneckConfig<'_> {
         }
         let changes = from != stage.width || stride != 1;
         let shortcut = changes.then(|| norm(from, stage.width, 1, stride).init(device)).transpose()?;
-        Ok(Bottleneck { conv1_1x1, mixer, conv3_1x1, shortcut, activation: network.activation })
+        let drop_path = DropPath::new(self.drop_path)?;
+        Ok(Bottleneck { conv1_1x1, mixer, conv3_1x1, shortcut, drop_path, activation: network.activation })
     }
 
     fn attention(&self, device: &Device) -> Result<HaloAttention> {
@@ -105,6 +107,7 @@ pub struct Bottleneck {
     pub conv3_1x1: ConvNorm,
     /// What makes the input fit the output, if it does not.
     pub shortcut: Option<ConvNorm>,
+    drop_path: DropPath,
     #[module(skip)]
     activation: Activation,
 }
@@ -124,7 +127,7 @@ impl Bottleneck {
             }
             BottleneckMixer::Attention(mixer) => act(batch_norm(&mixer.post_attn, mixer.self_attn.attend(y))),
         };
-        let y = self.conv3_1x1.forward(y);
+        let y = self.drop_path.forward(self.conv3_1x1.forward(y));
         let x = match &self.shortcut {
             Some(shortcut) => shortcut.forward(x),
             None => x,

@@ -10,7 +10,7 @@ use super::{
     gate::GateKind,
     model::HaloNet,
 };
-use crate::vision::{Activation, ConvNormConfig};
+use crate::vision::{Activation, ConvNormConfig, drop_rates};
 
 pub(super) const OP: &str = "halonet";
 
@@ -103,6 +103,9 @@ pub struct HaloNetConfig {
     /// What weighs the channels behind convolutions of the blocks.
     #[serde(default)]
     pub gate: GateKind,
+    /// The probability with which training leaves out the branch of the last block; it rises linearly to that.
+    #[serde(default)]
+    pub drop_path: f64,
     /// ε of the batch norms.
     #[serde(default = "epsilon")]
     pub norm_epsilon: f64,
@@ -140,6 +143,7 @@ impl HaloNetConfig {
             classes,
             activation: Activation::Relu,
             gate: GateKind::None,
+            drop_path: 0.0,
             norm_epsilon: epsilon(),
             zero_init_residual: true,
         }
@@ -157,6 +161,10 @@ impl HaloNetConfig {
                 return Err(Error::argument(OP, arg, "at least 1", size));
             }
         }
+        if !(0.0..1.0).contains(&self.drop_path) {
+            return Err(Error::argument(OP, "drop_path", "in [0, 1)", self.drop_path));
+        }
+        let mut rates = drop_rates(self.drop_path, self.stages.iter().map(|stage| stage.blocks.len()).sum()).into_iter();
         let norm =
             |from, to, kernel, stride| ConvNormConfig { epsilon: self.norm_epsilon, ..ConvNormConfig::new(from, to, kernel, stride) };
         let mut width = self.channels;
@@ -168,7 +176,7 @@ impl HaloNetConfig {
         }
         let mut stages = Vec::new();
         for stage in &self.stages {
-            stages.push(self.stage(stage, width, device)?);
+            stages.push(self.stage(stage, width, &mut rates, device)?);
             width = stage.width;
         }
         let final_conv = (self.features > 0).then(|| norm(width, self.features, 1, 1).init(device)).transpose()?;
@@ -177,7 +185,13 @@ impl HaloNetConfig {
         Ok(HaloNet { stem, stages, final_conv, head, config: self.clone() })
     }
 
-    fn stage(&self, stage: &HaloStageConfig, mut width: usize, device: &Device) -> Result<Vec<Bottleneck>> {
+    fn stage(
+        &self,
+        stage: &HaloStageConfig,
+        mut width: usize,
+        rates: &mut impl Iterator<Item = f64>,
+        device: &Device,
+    ) -> Result<Vec<Bottleneck>> {
         if !(1..=2).contains(&stage.stride) {
             return Err(Error::argument(OP, "stride", "1 or 2", stage.stride));
         }
@@ -188,8 +202,9 @@ impl HaloNetConfig {
             return Err(Error::argument(OP, "attention.out_proj", "false: a block ends in a projection", "true"));
         }
         let mut blocks = Vec::new();
-        for (i, &mixer) in stage.blocks.iter().enumerate() {
-            let block = BottleneckConfig { network: self, stage, mixer, from: width, stride: if i == 0 { stage.stride } else { 1 } };
+        for (i, (&mixer, drop_path)) in stage.blocks.iter().zip(rates).enumerate() {
+            let stride = if i == 0 { stage.stride } else { 1 };
+            let block = BottleneckConfig { network: self, stage, mixer, from: width, stride, drop_path };
             blocks.push(block.init(device)?);
             width = stage.width;
         }

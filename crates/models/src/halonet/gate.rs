@@ -35,7 +35,7 @@ impl GateKind {
                 Some(ChannelGate::SqueezeExcite(SqueezeExcite { fc1, fc2 }))
             }
             Self::Efficient => {
-                let kernel = (((channels as f64).log2() + 1.0) / 2.0) as usize;
+                let kernel = f64::midpoint((channels as f64).log2(), 1.0) as usize;
                 let kernel = if kernel.is_multiple_of(2) { kernel + 1 } else { kernel }.max(3);
                 let config = Conv1dConfig::new(1, 1, kernel).with_padding(PaddingConfig1d::Explicit(kernel / 2, kernel / 2));
                 Some(ChannelGate::Efficient(Efficient { conv: config.with_bias(false).init(device) }))

@@ -1,15 +1,16 @@
 use burn::{
     module::{Module, Param},
     nn::Initializer,
-    tensor::{Device, Tensor},
+    tensor::Tensor,
 };
 use regard::halo_attention::{Border, HaloAttentionConfig, StridedPositions};
 use regard_testkit::{Case, Sampler, assert_close, cpu, run};
 
-use super::{BottleneckMixer, ChannelGate, HaloMixer, HaloNet, HaloNetConfig, HaloStageConfig, MixedConv, NAMES};
-use crate::{
-    vision::{freeze_statistics, trained_weights},
-    weights::names,
+use super::{BottleneckMixer, ChannelGate, GateKind, HaloMixer, HaloNet, HaloNetConfig, HaloStageConfig, MixedConv, NAMES};
+use crate::vision::{
+    freeze_statistics,
+    testing::{images, is_empty, load, round_trip},
+    trained_weights,
 };
 
 #[test]
@@ -40,10 +41,7 @@ fn config(case: &Case) -> HaloNetConfig {
 }
 
 fn golden(case: &Case) {
-    let model = freeze_statistics(config(case).init(case.device()).unwrap());
-    let renames = names(&model, &NAMES);
-    let renames: Vec<_> = renames.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
-    let model = case.load(model, &renames);
+    let model = load(case, freeze_statistics(config(case).init(case.device()).unwrap()), &NAMES);
     let x = case.float::<4>("in.x");
     assert_eq!(x.dims()[2..].iter().map(|side| serde_json::json!(side)).collect::<serde_json::Value>(), case.config()["img"]);
     case.output("logits", model.forward(x).unwrap());
@@ -52,25 +50,28 @@ fn golden(case: &Case) {
 #[test]
 fn named_networks_have_the_published_number_of_weights_and_none_is_made() {
     let table = [
-        ("halonet_h0", 5_502_248),
-        ("halonet_h1", 8_101_352),
-        ("halonet_h2", 9_405_608),
-        ("halonet_h3", 11_842_792),
-        ("halonet_h4", 19_103_464),
-        ("halonet_h5", 30_718_952),
-        ("halonet_h6", 43_458_280),
-        ("halonet_h7", 67_434_728),
-        ("timm_halonet_h1", 8_100_056),
-        ("halonet26t", 12_480_288),
-        ("halonet50ts", 22_733_280),
-        ("sehalonet33ts", 13_691_712),
-        ("eca_halonext26ts", 10_756_885),
+        ("halonet_h0", 5_502_248, 2.353),
+        ("halonet_h1", 8_101_352, 2.988),
+        ("halonet_h2", 9_405_608, 3.313),
+        ("halonet_h3", 11_842_792, 6.180),
+        ("halonet_h4", 19_103_464, 11.998),
+        ("halonet_h5", 30_718_952, 32.246),
+        ("halonet_h6", 43_458_280, 52.787),
+        ("halonet_h7", 67_434_728, 110.695),
+        ("timm_halonet_h1", 8_100_056, 2.988),
+        ("halonet26t", 12_480_288, 3.173),
+        ("halonet50ts", 22_733_280, 5.270),
+        ("sehalonet33ts", 13_691_712, 3.530),
+        ("eca_halonext26ts", 10_756_885, 2.420),
     ];
-    assert_eq!(table.map(|(name, _)| name), HaloNetConfig::NAMES);
-    for (name, weights) in table {
+    assert_eq!(table.map(|(name, ..)| name), HaloNetConfig::NAMES);
+    for (name, weights, giga) in table {
         let model = HaloNetConfig::named(name).expect(name).init(&cpu()).unwrap();
         assert_eq!(trained_weights(&model), weights, "{name}");
-        assert!(!model.head.weight.is_initialized() && !model.stem[0].conv.weight.is_initialized());
+        // Counted once, for the page: no count of the paper's is known.
+        let counted = model.multiply_adds([HaloNetConfig::image_of(name).unwrap(); 2]).unwrap() / 1e9;
+        assert!((counted - giga).abs() < 0.0005, "{name}: {counted}");
+        assert!(is_empty(&model), "{name}");
     }
     assert_eq!(HaloNetConfig::named("halonet_h8"), None);
     assert_eq!(HaloNetConfig::named("halonet_h01"), None);
@@ -96,16 +97,12 @@ fn attention() -> HaloAttentionConfig {
     HaloAttentionConfig { block: 4, halo: 1, ..HaloAttentionConfig::new(2) }
 }
 
-fn images(sides: [usize; 2], device: &Device) -> Tensor<4> {
-    Sampler::new(1).tensor([2, 3, sides[0], sides[1]], -2.0, 2.0).f32(device)
-}
-
 #[test]
 fn features_have_the_sides_of_their_strides_for_images_of_any_size() {
     let config = tiny(attention());
     let model = config.init(&cpu()).unwrap();
     for sides in [[32, 64], [37, 41], [5, 1]] {
-        let x = images(sides, &cpu());
+        let x = images([2, 3, sides[0], sides[1]]);
         let maps = model.features(x.clone()).unwrap();
         let [quarter, eighth] = [4, 8].map(|stride| sides.map(|side: usize| side.div_ceil(stride)));
         assert_eq!(maps[0].dims(), [2, quarter[0], quarter[1], 8]);
@@ -136,7 +133,7 @@ fn hybrids_of_all_kinds_run_and_every_weight_has_a_gradient() {
                 gate.fc1.bias = Some(Initializer::Constant { value: 4.0 }.init([8], &device));
             }
         }
-        let x = images([64, 64], &device);
+        let x = Tensor::from_inner(images([2, 3, 64, 64]));
         let grads = model.forward(x).unwrap().square().sum().backward();
         let mut missing = Missing { grads: &grads, names: Vec::new(), found: Vec::new() };
         model.visit(&mut missing);
@@ -165,6 +162,33 @@ impl burn::module::ModuleVisitor for Missing<'_> {
         if !statistic && !moves {
             self.found.push(self.names.join("."));
         }
+    }
+}
+
+#[test]
+fn weights_come_back_under_timms_names() {
+    let attention = HaloAttentionConfig { qkv_bias: true, ..attention() };
+    let mut config = HaloNetConfig { stem: vec![3, 4, 6], stem_kernel: 3, features: 7, ..tiny(attention) };
+    config.stages[0].blocks = vec![HaloMixer::Conv, HaloMixer::Attention];
+    for (gate, weight) in [(GateKind::SqueezeExcite, "fc1"), (GateKind::Efficient, "conv")] {
+        let config = HaloNetConfig { gate, ..config.clone() };
+        let model = config.init(&cpu()).unwrap();
+        let (back, names) = round_trip(&model, config.init(&cpu()).unwrap(), &NAMES);
+        for name in [
+            "stem.conv3.conv.weight",
+            "stages.0.0.conv2_kxk.bn.running_var",
+            &format!("stages.0.0.attn.{weight}.weight"),
+            "stages.0.0.shortcut.conv.weight",
+            "stages.0.1.self_attn.kv.bias",
+            "stages.1.1.self_attn.pos_embed.height_rel",
+            "stages.1.1.post_attn.running_mean",
+            "final_conv.bn.bias",
+            "head.fc.weight",
+        ] {
+            assert!(names.iter().any(|known| known == name), "{name} is not among {names:#?}");
+        }
+        let x = images([2, 3, 32, 64]);
+        assert_close("logits", &back.forward(x.clone()).unwrap(), &model.forward(x).unwrap(), 0.0);
     }
 }
 
@@ -221,6 +245,7 @@ fn configurations_and_images_that_do_not_fit_are_errors() {
     assert_eq!(with(&|c| c.stages[0].attention.block = 0), "halo: `block` must be at least 1, got 0");
     assert_eq!(with(&|c| c.stages[0].width = 0), "conv_norm: `channels` must be at least 1, got 0");
     assert_eq!(with(&|c| c.stem_kernel = 4), "conv_norm: `kernel` must be odd, got 4");
+    assert_eq!(with(&|c| c.drop_path = 1.5), "halonet: `drop_path` must be in [0, 1), got 1.5");
     assert_eq!(with(&|c| c.norm_epsilon = 0.0), "conv_norm: `epsilon` must be positive and finite, got 0");
     let groups = |c: &mut HaloNetConfig| {
         c.stages[0].blocks[0] = HaloMixer::Conv;
@@ -229,10 +254,10 @@ fn configurations_and_images_that_do_not_fit_are_errors() {
     assert_eq!(with(&groups), "conv_norm: `groups` must be a divisor of 4 and 4 channels, got 3");
 
     let model = tiny(HaloAttentionConfig { avg_down: true, ..attention() }).init(&cpu()).unwrap();
-    let error = |sides| model.forward(images(sides, &cpu())).unwrap_err().to_string();
+    let error = |sides: [usize; 2]| model.forward(images([2, 3, sides[0], sides[1]])).unwrap_err().to_string();
     let want = "halonet: `images` must be of a size whose maps have even sides where they are averaged, got a map of [8, 9]";
     assert_eq!(error([32, 36]), want);
-    assert!(model.forward(images([32, 40], &cpu())).is_ok());
+    assert!(model.forward(images([2, 3, 32, 40])).is_ok());
     let error = model.forward(Tensor::zeros([1, 4, 32, 32], &cpu())).unwrap_err().to_string();
     assert_eq!(error, "halonet: `images` must be of shape [B, 3, Y, X] with pixels, got [1, 4, 32, 32]");
 }

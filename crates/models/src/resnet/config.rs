@@ -1,9 +1,9 @@
 use burn::{nn::LinearConfig, tensor::Device};
-use regard::{Error, Result};
+use regard::{Error, Result, polarized_attention::PolarizedAttentionConfig};
 use serde::{Deserialize, Serialize};
 
-use super::model::{ResNet, ResNetBlock};
-use crate::vision::{ConvNorm, ConvNormConfig};
+use super::{block::ResNetBlockConfig, model::ResNet};
+use crate::vision::ConvNormConfig;
 
 pub(super) const OP: &str = "resnet";
 
@@ -22,7 +22,7 @@ pub enum ResNetBlockKind {
 
 impl ResNetBlockKind {
     /// Channels of the output for each inner one.
-    pub(super) fn expansion(self) -> usize {
+    pub(crate) fn expansion(self) -> usize {
         match self {
             Self::Basic => 1,
             Self::Bottleneck => 4,
@@ -67,6 +67,9 @@ pub struct ResNetConfig {
     pub depths: Vec<usize>,
     /// What a block adds where shapes differ.
     pub shortcut: Shortcut,
+    /// Polarized self-attention in all blocks, behind the first convolution of 3 × 3 tokens; `None` = there is none.
+    #[serde(default)]
+    pub psa: Option<PolarizedAttentionConfig>,
     /// Number of classes; 0 = no classifier. A file may leave it out: training takes it from the images.
     #[serde(default)]
     pub classes: usize,
@@ -84,13 +87,13 @@ impl ResNetConfig {
     /// A network for ImageNet with stages of these depths.
     pub fn imagenet(block: ResNetBlockKind, depths: impl Into<Vec<usize>>, classes: usize) -> Self {
         let (stem, shortcut) = (ResNetStem::ImageNet, Shortcut::Projection);
-        Self { channels: three(), stem, block, width: 64, depths: depths.into(), shortcut, classes }
+        Self { channels: three(), stem, block, width: 64, depths: depths.into(), shortcut, psa: None, classes }
     }
 
     /// A network for images of 32 × 32 pixels with three stages of `depth` blocks: 6 depth + 2 layers.
     pub fn cifar(depth: usize, classes: usize) -> Self {
         let (stem, shortcut) = (ResNetStem::Cifar, Shortcut::Padding);
-        Self { channels: three(), stem, block: ResNetBlockKind::Basic, width: 16, depths: vec![depth; 3], shortcut, classes }
+        Self { channels: three(), stem, block: ResNetBlockKind::Basic, width: 16, depths: vec![depth; 3], shortcut, psa: None, classes }
     }
 
     /// The network of that name, `None` if there is none: see the table on the [module's page](super).
@@ -114,7 +117,7 @@ impl ResNetConfig {
     /// The network: convolutions from N(0, 2/(k² C')), norms with γ = 1; weights are drawn when they are first used.
     ///
     /// # Errors
-    /// If a size is 0, or there are more than 8 stages.
+    /// If a size is 0, there are more than 8 stages, or the attention does not fit a width.
     pub fn init(&self, device: &Device) -> Result<ResNet> {
         let sizes = [("channels", self.channels), ("width", self.width), ("depths", self.depths.iter().copied().min().unwrap_or_default())];
         for (arg, size) in sizes {
@@ -130,19 +133,14 @@ impl ResNetConfig {
             ResNetStem::ImageNet => ConvNormConfig::new(self.channels, self.width, 7, 2),
             ResNetStem::Cifar => ConvNormConfig::new(self.channels, self.width, 3, 1),
         };
+        let block = ResNetBlockConfig { shortcut: self.shortcut, psa: self.psa, ..ResNetBlockConfig::new(self.block) };
         let (mut from, mut inner, mut stages) = (self.width, self.width, Vec::with_capacity(self.depths.len()));
         for (stage, &depth) in self.depths.iter().enumerate() {
             if stage > 0 {
                 inner *= 2;
             }
-            let to = inner * self.block.expansion();
-            let mut blocks = Vec::with_capacity(depth);
-            for index in 0..depth {
-                let stride = if stage > 0 && index == 0 { 2 } else { 1 };
-                blocks.push(self.block([from, inner, to], stride, device)?);
-                from = to;
-            }
-            stages.push(blocks);
+            stages.push(block.stage(from, inner, if stage > 0 { 2 } else { 1 }, depth, device)?);
+            from = inner * self.block.expansion();
         }
         Ok(ResNet {
             stem: stem.init(device)?,
@@ -152,15 +150,8 @@ impl ResNetConfig {
         })
     }
 
-    fn block(&self, [from, inner, to]: [usize; 3], stride: usize, device: &Device) -> Result<ResNetBlock> {
-        let conv = |from, to, kernel, stride| ConvNormConfig::new(from, to, kernel, stride).init(device);
-        let convs: Result<Vec<ConvNorm>> = match self.block {
-            ResNetBlockKind::Basic => [conv(from, inner, 3, stride), conv(inner, to, 3, 1)].into_iter().collect(),
-            ResNetBlockKind::Bottleneck => {
-                [conv(from, inner, 1, 1), conv(inner, inner, 3, stride), conv(inner, to, 1, 1)].into_iter().collect()
-            }
-        };
-        let projected = self.shortcut == Shortcut::Projection && (stride > 1 || from != to);
-        Ok(ResNetBlock { convs: convs?, downsample: projected.then(|| conv(from, to, 1, stride)).transpose()?, stride })
+    /// Widths of the maps that the stages end with.
+    pub(crate) fn widths(&self) -> Vec<usize> {
+        (0..self.depths.len()).map(|stage| (self.width * self.block.expansion()) << stage).collect()
     }
 }

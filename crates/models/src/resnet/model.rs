@@ -1,64 +1,15 @@
 use burn::{
     module::Module,
     nn::Linear,
-    tensor::{Tensor, activation::relu, ops::PadMode, s},
+    tensor::{Tensor, activation::relu},
 };
 use regard::{Result, blocks::project};
 
-use super::config::{OP, ResNetConfig, ResNetStem};
+use super::{
+    block::ResNetBlock,
+    config::{OP, ResNetConfig, ResNetStem},
+};
 use crate::vision::{ConvNorm, check_images, linear_multiply_adds, map_mean, max_pool, to_map};
-
-/// `relu(shortcut(x) + norm(conv(… relu(norm(conv(x))))))`
-#[derive(Module, Debug)]
-pub struct ResNetBlock {
-    /// The convolutions, each with its norm.
-    pub convs: Vec<ConvNorm>,
-    /// What makes the input fit the output, if that is learned.
-    pub downsample: Option<ConvNorm>,
-    pub(super) stride: usize,
-}
-
-impl ResNetBlock {
-    /// Transforms maps.
-    ///
-    /// # Shapes
-    /// - `x`: `[B, Y, X, D]`; output: `[B, ⌈Y/s⌉, ⌈X/s⌉, D']`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let last = self.convs.len() - 1;
-        let branch = self.convs.iter().enumerate().fold(x.clone(), |y, (i, conv)| {
-            let y = conv.forward(y);
-            if i < last { relu(y) } else { y }
-        });
-        let [_, _, _, width] = branch.dims();
-        let shortcut = match &self.downsample {
-            Some(downsample) => downsample.forward(x),
-            None => thinned(x, self.stride, width),
-        };
-        relu(shortcut + branch)
-    }
-
-    /// The sides of the map that it makes, and multiply-adds for it.
-    fn cost(&self, map: [usize; 2]) -> ([usize; 2], f64) {
-        let smaller = map.map(|length| length.div_ceil(self.stride));
-        let mut at = map;
-        let mut sum = self.downsample.as_ref().map_or(0.0, |conv| conv.multiply_adds(smaller));
-        for conv in &self.convs {
-            if conv.conv.stride[0] == self.stride {
-                at = at.map(|length| length.div_ceil(self.stride));
-            }
-            sum += conv.multiply_adds(at);
-        }
-        (smaller, sum)
-    }
-}
-
-/// Every `stride`-th token, with zeros on both sides of its channels to make them `width`.
-fn thinned(x: Tensor<4>, stride: usize, width: usize) -> Tensor<4> {
-    let [.., d] = x.dims();
-    let x = if stride == 1 { x } else { x.slice(s![.., ..;stride as isize, ..;stride as isize]) };
-    let (before, more) = ((width - d) / 2, width - d);
-    if more == 0 { x } else { x.pad([(0, 0), (0, 0), (0, 0), (before, more - before)], PadMode::Constant(0.0)) }
-}
 
 /// An image classifier of convolutions, or the trunk of a network for dense tasks: see the [module's page](super).
 #[derive(Module, Debug)]
@@ -120,19 +71,28 @@ impl ResNet {
         Ok(x)
     }
 
-    /// Multiply-adds of a forward pass for one image `[Y, X]`: convolutions and classifier, without norms, biases and activations.
+    /// Multiply-adds of a forward pass for one image `[Y, X]`: convolutions, attention and classifier, without norms, biases and activations.
     pub fn multiply_adds(&self, image: [usize; 2]) -> f64 {
+        self.cost(image).0
+    }
+
+    /// The same, and the sides of the maps that the stages end with.
+    pub(crate) fn cost(&self, image: [usize; 2]) -> (f64, Vec<[usize; 2]>) {
         let [down, _] = self.stem.conv.stride;
         let mut map = image.map(|length| length.div_ceil(down));
         let mut sum = self.stem.multiply_adds(map);
         if self.config.stem == ResNetStem::ImageNet {
             map = map.map(|length| length.div_ceil(2));
         }
-        for block in self.stages.iter().flatten() {
-            let cost;
-            (map, cost) = block.cost(map);
-            sum += cost;
+        let mut maps = Vec::with_capacity(self.stages.len());
+        for blocks in &self.stages {
+            for block in blocks {
+                let cost;
+                (map, cost) = block.cost(map);
+                sum += cost;
+            }
+            maps.push(map);
         }
-        sum + self.head.as_ref().map_or(0.0, |head| linear_multiply_adds(head, 1))
+        (sum + self.head.as_ref().map_or(0.0, |head| linear_multiply_adds(head, 1)), maps)
     }
 }

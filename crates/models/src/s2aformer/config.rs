@@ -10,7 +10,7 @@ use regard::{
 use serde::{Deserialize, Serialize};
 
 use super::{init::initialise, model::S2aFormer};
-use crate::vision::ConvNormConfig;
+use crate::vision::{ConvNormConfig, drop_rates};
 
 pub(super) const OP: &str = "s2aformer";
 
@@ -50,6 +50,9 @@ pub struct S2aFormerConfig {
     /// Number of classes. A file may leave it out: training takes it from the images.
     #[serde(default)]
     pub classes: usize,
+    /// The probability with which training leaves out a branch of the last block; it rises linearly to that.
+    #[serde(default)]
+    pub drop_path: f64,
     /// ε of the norms of tokens.
     #[serde(default = "epsilon")]
     pub norm_epsilon: f64,
@@ -104,6 +107,7 @@ impl S2aFormerConfig {
             mlp_ratio: mlp_ratio(),
             head_width: head_width(),
             classes,
+            drop_path: 0.0,
             norm_epsilon: epsilon(),
             batch_epsilon: batch_epsilon(),
         }
@@ -159,6 +163,10 @@ impl S2aFormerConfig {
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio.is_finite()) {
             return Err(Error::argument(OP, "mlp_ratio", "positive and finite", self.mlp_ratio));
         }
+        if !(0.0..1.0).contains(&self.drop_path) {
+            return Err(Error::argument(OP, "drop_path", "in [0, 1)", self.drop_path));
+        }
+        let mut rates = drop_rates(self.drop_path, self.depths.iter().sum()).into_iter();
         let (mut stem, mut stem_bn) = (Vec::new(), Vec::new());
         let mut from = self.channels;
         for &stride in &self.stem_strides {
@@ -173,7 +181,8 @@ impl S2aFormerConfig {
         for (stage, &width) in self.widths.iter().enumerate() {
             embed.push(PatchMerge::new(from, width, 2, device)?);
             embed_norm.push(norm(width));
-            blocks.push((0..self.depths[stage]).map(|_| self.block(stage, width, device)).collect::<Result<Vec<_>>>()?);
+            let rates = rates.by_ref().take(self.depths[stage]);
+            blocks.push(rates.map(|rate| self.block(stage, width, device)?.with_drop_path(rate)).collect::<Result<Vec<_>>>()?);
             from = width;
         }
         Ok(S2aFormer {

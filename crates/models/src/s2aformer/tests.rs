@@ -1,13 +1,14 @@
 use burn::{
     module::{Module, ModuleMapper, Param},
-    tensor::{Device, Distribution, Tensor},
+    tensor::{Distribution, Tensor},
 };
-use regard_testkit::{Case, Sampler, assert_close, cpu, run};
+use regard_testkit::{Case, assert_close, cpu, run};
 
 use super::{NAMES, S2aFormerConfig};
-use crate::{
-    vision::{freeze_statistics, trained_weights},
-    weights::names,
+use crate::vision::{
+    freeze_statistics,
+    testing::{images, is_empty, load, round_trip, sizes},
+    trained_weights,
 };
 
 #[test]
@@ -17,15 +18,14 @@ fn goldens_of_the_model() {
 
 fn golden(case: &Case) {
     assert_eq!((case.text("bn"), case.text("gelu")), ("eval", "erf"));
-    let sizes = |key: &str| case.config()[key].as_array().expect("a list").iter().map(|n| n.as_u64().expect("a size") as usize).collect();
     let strip = case.size("qk_width");
     assert!((case.number("scale") - 1.0 / (strip as f64).sqrt()).abs() < 1e-12, "the usual scale");
     for interpolate in [None, Some(1e-6)] {
         let config = S2aFormerConfig {
-            widths: sizes("dims"),
-            depths: sizes("depths"),
-            heads: sizes("heads"),
-            reductions: sizes("sr"),
+            widths: sizes(case, "dims"),
+            depths: sizes(case, "depths"),
+            heads: sizes(case, "heads"),
+            reductions: sizes(case, "sr"),
             strip,
             interpolate,
             mlp_ratio: case.number("mlp_ratio"),
@@ -34,10 +34,7 @@ fn golden(case: &Case) {
             batch_epsilon: case.number("bn_eps"),
             ..S2aFormerConfig::new([2; 4], [1; 4], case.size("classes"))
         };
-        let model = freeze_statistics(config.init(case.device()).unwrap());
-        let renames = names(&model, &NAMES);
-        let renames: Vec<_> = renames.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
-        let model = case.load(model, &renames);
+        let model = load(case, freeze_statistics(config.init(case.device()).unwrap()), &NAMES);
         case.output("logits", model.forward(case.float("in.x")).unwrap());
         case.again();
     }
@@ -61,7 +58,7 @@ fn variants_have_the_number_of_weights_and_operations_of_the_table_and_no_weight
         assert!((counted - giga).abs() < 0.0005, "{name}: {counted}");
         assert!((weights as f64 / 1e6 / published_weights - 1.0).abs() < 0.013, "{name}: within 1.3 % of the published weights");
         assert!((counted / published_giga - 1.0).abs() < 0.035, "{name}: within 3.5 % of the published operations");
-        assert!(!model.head.weight.is_initialized());
+        assert!(is_empty(&model), "{name}");
     }
     assert_eq!(S2aFormerConfig::named("s2aformer_l"), None);
 }
@@ -71,23 +68,31 @@ fn tiny() -> S2aFormerConfig {
     S2aFormerConfig { heads: vec![1, 2, 3, 4], reductions: vec![4, 2, 2, 1], head_width: 24, ..config }
 }
 
-fn images(sides: [usize; 2], device: &Device) -> Tensor<4> {
-    Sampler::new(1).tensor([2, 3, sides[0], sides[1]], -2.0, 2.0).f32(device)
-}
-
 #[test]
 fn features_have_the_sides_of_their_strides_for_images_of_any_size() {
     let model = tiny().init(&cpu()).unwrap();
     for sides in [[64, 32], [50, 41], [1, 1]] {
-        let maps = model.features(images(sides, &cpu())).unwrap();
+        let maps = model.features(images([2, 3, sides[0], sides[1]])).unwrap();
         for ((map, stride), width) in maps.iter().zip([4, 8, 16, 32]).zip([8, 8, 12, 16]) {
             let [y, x] = sides.map(|side: usize| side.div_ceil(stride));
             assert_eq!(map.dims(), [2, y, x, width], "{sides:?}");
         }
     }
     let small = S2aFormerConfig { stem_strides: vec![1, 1, 1], ..tiny() }.init(&cpu()).unwrap();
-    assert_eq!(small.features(images([32, 32], &cpu())).unwrap()[0].dims(), [2, 16, 16, 8]);
+    assert_eq!(small.features(images([2, 3, 32, 32])).unwrap()[0].dims(), [2, 16, 16, 8]);
     assert_eq!(model.forward(Tensor::zeros([0, 3, 32, 32], &cpu())).unwrap().dims(), [0, 5]);
+}
+
+#[test]
+fn weights_come_back_under_the_names_of_the_golden_files() {
+    let model = tiny().init(&cpu()).unwrap();
+    let (back, names) = round_trip(&model, tiny().skeleton(&cpu()).unwrap(), &NAMES);
+    for name in ["stem.2.weight", "stem_bn.0.running_var", "stages.0.0.ssa.reduce_norm.bias", "stages.2.1.mlp.fc2.weight", "pre_head.bias"]
+    {
+        assert!(names.iter().any(|known| known == name), "{name} is not among {names:#?}");
+    }
+    let x = images([2, 3, 64, 32]);
+    assert_close("logits", &back.forward(x.clone()).unwrap(), &model.forward(x).unwrap(), 0.0);
 }
 
 /// Norms of other means, variances and factors than those of a new network.
@@ -107,7 +112,7 @@ fn norms_that_are_part_of_convolutions_change_nothing_but_rounding() {
     assert_eq!((model.stem_bn.len(), statistics(&model)), (3, 4));
     assert_eq!((fused.stem_bn.len(), statistics(&fused)), (0, 0));
     for sides in [[64, 32], [50, 41]] {
-        let x = images(sides, &cpu());
+        let x = images([2, 3, sides[0], sides[1]]);
         assert_close("logits", &fused.forward(x.clone()).unwrap(), &model.forward(x).unwrap(), 1e-5);
     }
 }
@@ -127,11 +132,12 @@ fn configurations_and_images_that_do_not_fit_are_errors() {
     assert_eq!(with(&|c| c.reductions[1] = 0), "strip: `reduction` must be at least 1, got 0");
     assert_eq!(with(&|c| c.strip = 0), "strip: `strip` must be at least 1, got 0");
     assert_eq!(with(&|c| c.widths[0] = 1), "s2aformer: `widths` must be at least 1 each, and 2 in the first stage, got [1, 8, 12, 16]");
+    assert_eq!(with(&|c| c.drop_path = -0.1), "s2aformer: `drop_path` must be in [0, 1), got -0.1");
     assert_eq!(with(&|c| c.mlp_ratio = f64::NAN), "s2aformer: `mlp_ratio` must be positive and finite, got NaN");
     let model = tiny().init(&cpu().autodiff()).unwrap();
     let one = Tensor::zeros([1, 3, 32, 32], &cpu().autodiff());
     let error = model.forward(one).unwrap_err().to_string();
     let want = "large or many enough for batch norms in training to see more than one token";
     assert_eq!(error, format!("s2aformer: `images` must be {want}, got [1, 3, 32, 32]"));
-    assert!(model.forward(images([32, 32], &cpu().autodiff())).is_ok());
+    assert!(model.forward(Tensor::from_inner(images([2, 3, 32, 32]))).is_ok());
 }

@@ -10,6 +10,7 @@ mod fold;
 mod images;
 mod layout;
 mod names;
+mod resize;
 mod statistics;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -22,4 +23,5 @@ pub use fold::{folded, folded_filters};
 pub use images::{check_images, map_mean, to_map};
 pub use layout::MapNames;
 pub use names::{BLOCK_NAMES, split_block};
+pub use resize::Resize;
 pub use statistics::freeze_statistics;
