@@ -1,13 +1,17 @@
 """The PyTorch side of images_vs_torch: for each line `network training` on stdin, one timed run, in ms on stdout. Networks are timm's; NAT is
 written here, since no release of its authors has kernels for CPUs with biases by position."""
 
+import contextlib
 import sys
 import time
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+# What its own imports may print is no time.
+with contextlib.redirect_stdout(sys.stderr):
+    import timm
 
 torch.set_num_threads(int(sys.argv[1]))
 BATCH, SIDE = 8, 224

@@ -131,3 +131,34 @@ fn scaled(x: Tensor<4>, gamma: Option<&Param<Tensor<1>>>) -> Tensor<4> {
         None => x,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use regard_testkit::{Sampler, assert_close, cpu};
+
+    use super::*;
+    use crate::window_attention::{WindowAttention, WindowAttentionConfig};
+
+    fn block() -> VisionBlock<WindowAttention> {
+        let config = VisionBlockConfig { d_ff: 4, norm_epsilon: 1e-5, conv: Some(3), channel_conv: None, layer_scale: None };
+        let mixer = WindowAttentionConfig { window: 2, ..WindowAttentionConfig::new(2) }.init(8, &cpu()).unwrap();
+        config.init(8, mixer, &cpu()).unwrap()
+    }
+
+    #[test]
+    fn a_gelu_stands_behind_the_convolution_if_asked_for() {
+        let plain = block();
+        let x = Sampler::new(3).tensor([2, 4, 5, 8], -1.0, 1.0).f32(&cpu());
+        let behind = x.clone() + gelu(plain.conv.as_ref().unwrap().forward(x.clone()));
+        let want = VisionBlock { conv: None, ..plain.clone() }.forward(behind);
+        assert_close("block", &plain.with_conv_gelu().forward(x), &want, 1e-6);
+    }
+
+    #[test]
+    fn operations_are_those_of_mixer_convolution_and_channel_mixer() {
+        let block = block();
+        let tokens = 12.0;
+        let want = block.mixer.flops([3, 4]) + tokens * f64::from(2 * 9 * 8 + 2 * 2 * 8 * 4);
+        assert!((block.flops([3, 4]) - want).abs() < 1e-9);
+    }
+}

@@ -187,10 +187,7 @@ impl BiFormerConfig {
         if !(self.batch_epsilon > 0.0 && self.batch_epsilon.is_finite()) {
             return Err(Error::argument(OP, "batch_epsilon", "positive and finite", self.batch_epsilon));
         }
-        if !(0.0..1.0).contains(&self.drop_path) {
-            return Err(Error::argument(OP, "drop_path", "in [0, 1)", self.drop_path));
-        }
-        let mut rates = drop_rates(self.drop_path, self.depths.iter().sum()).into_iter();
+        let mut rates = drop_rates(OP, self.drop_path, self.depths.iter().sum())?.into_iter();
         let mut from = self.channels;
         let (mut downsample, mut blocks) = (Vec::new(), Vec::new());
         for (stage, &width) in self.widths.iter().enumerate() {

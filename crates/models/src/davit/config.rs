@@ -137,7 +137,7 @@ impl DavitConfig {
         let norm = |width| NormKind::Layer.init(width, self.norm_epsilon, device);
         let conv = ConvConfig { kernel: 7, stride: self.patch, padding: 3, ..ConvConfig::same(self.channels, self.widths[0], 7) };
         let blocks: usize = self.depths.iter().sum::<usize>() * self.attention.len();
-        let mut rates = drop_rates(self.drop_path, blocks).into_iter();
+        let mut rates = drop_rates(OP, self.drop_path, blocks)?.into_iter();
         let mut stages = Vec::with_capacity(self.widths.len());
         for (stage, &width) in self.widths.iter().enumerate() {
             let from = stage.checked_sub(1).map(|before| self.widths[before]);
@@ -210,9 +210,6 @@ impl DavitConfig {
         }
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio.is_finite()) {
             return Err(Error::argument(OP, "mlp_ratio", "positive and finite", self.mlp_ratio));
-        }
-        if !(0.0..1.0).contains(&self.drop_path) {
-            return Err(Error::argument(OP, "drop_path", "in [0, 1)", self.drop_path));
         }
         Ok(())
     }

@@ -166,10 +166,7 @@ impl HaloNetConfig {
                 return Err(Error::argument(OP, arg, "at least 1", size));
             }
         }
-        if !(0.0..1.0).contains(&self.drop_path) {
-            return Err(Error::argument(OP, "drop_path", "in [0, 1)", self.drop_path));
-        }
-        let mut rates = drop_rates(self.drop_path, self.stages.iter().map(|stage| stage.blocks.len()).sum()).into_iter();
+        let mut rates = drop_rates(OP, self.drop_path, self.stages.iter().map(|stage| stage.blocks.len()).sum())?.into_iter();
         let norm =
             |from, to, kernel, stride| ConvNormConfig { epsilon: self.norm_epsilon, ..ConvNormConfig::new(from, to, kernel, stride) };
         let mut width = self.channels;

@@ -127,7 +127,7 @@ impl NatConfig {
     pub fn skeleton(&self, device: &Device) -> Result<Nat> {
         self.check()?;
         let count = self.depths.len();
-        let mut rates = drop_rates(self.drop_path, self.depths.iter().sum()).into_iter();
+        let mut rates = drop_rates(OP, self.drop_path, self.depths.iter().sum())?.into_iter();
         let (mut width, mut levels) = (self.d_model, Vec::with_capacity(count));
         for level in 0..count {
             let blocks = (0..self.depths[level]).map(|i| self.block(level, i, width, rates.next().unwrap_or_default(), device));
@@ -181,9 +181,6 @@ impl NatConfig {
         }
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio.is_finite()) {
             return Err(Error::argument(OP, "mlp_ratio", "positive and finite", self.mlp_ratio));
-        }
-        if !(0.0..1.0).contains(&self.drop_path) {
-            return Err(Error::argument(OP, "drop_path", "in [0, 1)", self.drop_path));
         }
         Ok(())
     }

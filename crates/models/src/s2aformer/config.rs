@@ -163,10 +163,7 @@ impl S2aFormerConfig {
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio.is_finite()) {
             return Err(Error::argument(OP, "mlp_ratio", "positive and finite", self.mlp_ratio));
         }
-        if !(0.0..1.0).contains(&self.drop_path) {
-            return Err(Error::argument(OP, "drop_path", "in [0, 1)", self.drop_path));
-        }
-        let mut rates = drop_rates(self.drop_path, self.depths.iter().sum()).into_iter();
+        let mut rates = drop_rates(OP, self.drop_path, self.depths.iter().sum())?.into_iter();
         let (mut stem, mut stem_bn) = (Vec::new(), Vec::new());
         let mut from = self.channels;
         for &stride in &self.stem_strides {

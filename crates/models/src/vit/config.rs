@@ -141,7 +141,7 @@ impl VitConfig {
             patch_embed: PatchEmbedding { proj: PatchMerge::new(self.channels, self.d_model, self.patch, device)? },
             cls_token: vectors.init([self.d_model], device),
             pos_embed: vectors.init([tokens + 1, self.d_model], device),
-            blocks: drop_rates(self.drop_path, self.layers).into_iter().map(block).collect::<Result<_>>()?,
+            blocks: drop_rates(OP, self.drop_path, self.layers)?.into_iter().map(block).collect::<Result<_>>()?,
             norm: NormKind::Layer.init(self.d_model, self.norm_epsilon, device),
             head: (self.classes > 0).then(|| LinearConfig::new(self.d_model, self.classes).init(device)),
             config: self.clone(),

@@ -65,7 +65,7 @@ fn what_does_not_fit_is_an_error() {
     assert_eq!(message(VitConfig { image: 13, ..tiny() }), "vit: `image` must be a multiple of patch = 4, got 13");
     assert_eq!(message(VitConfig { heads: 3, ..tiny() }), "full_attention: `heads` must be a divisor of d_model = 8, got 3");
     assert_eq!(message(VitConfig { mlp_ratio: 0.0, ..tiny() }), "vit: `mlp_ratio` must be positive and finite, got 0");
-    assert_eq!(message(VitConfig { drop_path: 2.0, ..tiny() }), "vision_block: `drop_path` must be in [0, 1), got 2");
+    assert_eq!(message(VitConfig { drop_path: 2.0, ..tiny() }), "vit: `drop_path` must be in [0, 1), got 2");
     let error = tiny().init(&cpu()).unwrap().forward(images([1, 3, 12, 16])).unwrap_err().to_string();
     assert_eq!(error, "vit: `images` must be of shape [B, 3, 12, 12], got [1, 3, 12, 16]");
 }
