@@ -2,14 +2,23 @@
 
 #![warn(missing_docs)]
 
+pub mod biformer;
+pub mod davit;
 pub mod decoder;
 pub mod encoder;
 pub mod flowformer;
+pub mod halonet;
 pub mod kimi_linear;
 mod model;
+pub mod nat;
 pub mod nprf;
+pub mod psa;
 pub mod registry;
+pub mod resnet;
+pub mod s2aformer;
 pub mod tnl;
+pub mod vision;
+pub mod vit;
 pub mod weights;
 
 pub use decoder::{ChannelMixer, Decoder, DecoderConfig, DecoderState, Positions};

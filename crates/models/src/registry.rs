@@ -8,7 +8,16 @@ use regard::Result;
 
 use crate::{
     KimiLinearConfig, TnlConfig,
+    biformer::BiFormerConfig,
+    davit::DavitConfig,
     flowformer::{FlowformerConfig, FlowformerVisionConfig},
+    halonet::HaloNetConfig,
+    nat::NatConfig,
+    psa::{PoseConfig, SegmentationConfig},
+    resnet::ResNetConfig,
+    s2aformer::S2aFormerConfig,
+    vision::trained_weights,
+    vit::VitConfig,
 };
 
 /// A named network.
@@ -26,14 +35,32 @@ pub struct Network {
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant, reason = "few, and short-lived")]
 pub enum NetworkConfig {
+    /// BiFormer.
+    BiFormer(BiFormerConfig),
+    /// DaViT.
+    Davit(DavitConfig),
     /// Flowformer for language.
     Flowformer(FlowformerConfig),
     /// Flowformer for images.
     FlowformerVision(FlowformerVisionConfig),
+    /// HaloNet and its hybrids.
+    HaloNet(HaloNetConfig),
     /// Kimi Linear.
     KimiLinear(KimiLinearConfig),
+    /// NAT, DiNAT, DiNAT_s and the isotropic networks.
+    Nat(NatConfig),
+    /// Keypoints, with polarized self-attention or without.
+    Pose(PoseConfig),
+    /// Residual networks of convolutions.
+    ResNet(ResNetConfig),
+    /// S2AFormer.
+    S2aFormer(S2aFormerConfig),
+    /// Classes of pixels, with polarized self-attention or without.
+    Segmentation(SegmentationConfig),
     /// TransNormerLLM.
     Tnl(TnlConfig),
+    /// Vision transformers.
+    Vit(VitConfig),
 }
 
 /// Numbers of weights.
@@ -52,10 +79,37 @@ pub fn networks() -> Vec<Network> {
     let tnl = |name| TnlConfig::named(name).map(NetworkConfig::Tnl);
     let entry = |name, paper, config: Option<NetworkConfig>| config.map(|config| Network { name, paper, config });
     let paper = "Wu et al. 2022, arXiv 2202.06258";
+    let davit = |name| DavitConfig::named(name).map(NetworkConfig::Davit);
+    let nat = |name| NatConfig::named(name).map(NetworkConfig::Nat);
+    let resnet = |name| ResNetConfig::named(name).map(NetworkConfig::ResNet);
+    let vit = |name| VitConfig::named(name).map(NetworkConfig::Vit);
+    let biformer = |name| BiFormerConfig::named(name).map(NetworkConfig::BiFormer);
+    let halonet = |name| HaloNetConfig::named(name).map(NetworkConfig::HaloNet);
+    let s2aformer = |name| S2aFormerConfig::named(name).map(NetworkConfig::S2aFormer);
+    let pose = |name| PoseConfig::named(name).map(NetworkConfig::Pose);
+    let segmentation = |name| SegmentationConfig::named(name).map(NetworkConfig::Segmentation);
+    let of_psa = |name: &str| match name {
+        _ if name.contains("_psa_") => "Liu et al. 2021, arXiv 2107.00782",
+        _ if name.contains("hrnet") => "Sun et al. 2019, arXiv 1902.09212",
+        _ => "Xiao et al. 2018, arXiv 1804.06208",
+    };
+    let of_nat = |name: &str| match name {
+        _ if name.starts_with("nat_") && !name.contains("isotropic") => "Hassani et al. 2022, arXiv 2204.07143",
+        _ => "Hassani & Shi 2022, arXiv 2209.15001",
+    };
     let vision = [entry("flowformer_vision", paper, Some(NetworkConfig::FlowformerVision(FlowformerVisionConfig::imagenet())))];
     (FlowformerConfig::NAMES.iter().map(|name| entry(name, paper, flowformer(name))))
         .chain(vision)
         .chain(KimiLinearConfig::NAMES.iter().map(|name| entry(name, "Kimi Team 2025, arXiv 2510.26692", kimi_linear(name))))
+        .chain(DavitConfig::NAMES.iter().map(|name| entry(name, "Ding et al. 2022, arXiv 2204.03645", davit(name))))
+        .chain(NatConfig::NAMES.iter().map(|name| entry(name, of_nat(name), nat(name))))
+        .chain(HaloNetConfig::NAMES.iter().map(|name| entry(name, "Vaswani et al. 2021, arXiv 2103.12731", halonet(name))))
+        .chain(BiFormerConfig::NAMES.iter().map(|name| entry(name, "Zhu et al. 2023, arXiv 2303.08810", biformer(name))))
+        .chain(S2aFormerConfig::NAMES.iter().map(|name| entry(name, "Xu et al. 2025, IEEE TIP", s2aformer(name))))
+        .chain(PoseConfig::NAMES.iter().map(|name| entry(name, of_psa(name), pose(name))))
+        .chain(SegmentationConfig::NAMES.iter().map(|name| entry(name, of_psa(name), segmentation(name))))
+        .chain(VitConfig::NAMES.iter().map(|name| entry(name, "Touvron et al. 2020, arXiv 2012.12877", vit(name))))
+        .chain(ResNetConfig::NAMES.iter().map(|name| entry(name, "He et al. 2015, arXiv 1512.03385", resnet(name))))
         .chain(TnlConfig::NAMES.iter().map(|name| entry(name, "Qin et al. 2024, arXiv 2405.17381", tnl(name))))
         .flatten()
         .collect()
@@ -67,11 +121,18 @@ impl Network {
     /// # Errors
     /// If the configuration is invalid.
     pub fn weights(&self, device: &Device) -> Result<Weights> {
+        let dense = |all| Ok(Weights { all, active: all });
         let decoder = match &self.config {
-            NetworkConfig::FlowformerVision(config) => {
-                let all = config.init(device)?.num_params();
-                return Ok(Weights { all, active: all });
-            }
+            NetworkConfig::BiFormer(config) => return dense(trained_weights(&config.skeleton(device)?)),
+            NetworkConfig::Davit(config) => return dense(config.skeleton(device)?.num_params()),
+            NetworkConfig::FlowformerVision(config) => return dense(config.init(device)?.num_params()),
+            NetworkConfig::HaloNet(config) => return dense(trained_weights(&config.init(device)?)),
+            NetworkConfig::Nat(config) => return dense(config.skeleton(device)?.num_params()),
+            NetworkConfig::Pose(config) => return dense(trained_weights(&config.init(device)?)),
+            NetworkConfig::ResNet(config) => return dense(trained_weights(&config.init(device)?)),
+            NetworkConfig::S2aFormer(config) => return dense(trained_weights(&config.skeleton(device)?)),
+            NetworkConfig::Segmentation(config) => return dense(trained_weights(&config.init(device)?)),
+            NetworkConfig::Vit(config) => return dense(config.skeleton(device)?.num_params()),
             NetworkConfig::Flowformer(config) => config.decoder(),
             NetworkConfig::KimiLinear(config) => config.decoder()?,
             NetworkConfig::Tnl(config) => config.decoder()?,
@@ -88,7 +149,16 @@ impl Network {
     pub fn state_bytes(&self, tokens: usize, dtype: DType) -> Result<Option<usize>> {
         Ok(match &self.config {
             NetworkConfig::Flowformer(config) => Some(config.state_bytes()),
-            NetworkConfig::FlowformerVision(_) => None,
+            NetworkConfig::BiFormer(_)
+            | NetworkConfig::Davit(_)
+            | NetworkConfig::FlowformerVision(_)
+            | NetworkConfig::HaloNet(_)
+            | NetworkConfig::Nat(_)
+            | NetworkConfig::Pose(_)
+            | NetworkConfig::ResNet(_)
+            | NetworkConfig::S2aFormer(_)
+            | NetworkConfig::Segmentation(_)
+            | NetworkConfig::Vit(_) => None,
             NetworkConfig::KimiLinear(config) => Some(config.cache_bytes(tokens, dtype)?.total()),
             NetworkConfig::Tnl(config) => Some(config.state_bytes()),
         })
@@ -107,7 +177,21 @@ mod tests {
         let mut names: Vec<_> = networks.iter().map(|n| n.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), FlowformerConfig::NAMES.len() + 1 + KimiLinearConfig::NAMES.len() + TnlConfig::NAMES.len());
+        let lists = [
+            &BiFormerConfig::NAMES,
+            DavitConfig::NAMES,
+            &FlowformerConfig::NAMES,
+            &HaloNetConfig::NAMES,
+            KimiLinearConfig::NAMES,
+            NatConfig::NAMES,
+            &PoseConfig::NAMES,
+            ResNetConfig::NAMES,
+            &S2aFormerConfig::NAMES,
+            &SegmentationConfig::NAMES,
+            TnlConfig::NAMES,
+            VitConfig::NAMES,
+        ];
+        assert_eq!(names.len(), lists.map(<[_]>::len).iter().sum::<usize>() + 1);
         for network in &networks {
             let Weights { all, active } = network.weights(&cpu()).unwrap();
             if let NetworkConfig::Tnl(config) = &network.config {

@@ -3,11 +3,13 @@
 mod activation;
 mod adamw;
 mod cache;
+mod conv;
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
 mod custom_gradient;
 pub(crate) mod decayed_product;
 mod depthwise;
+mod drop_path;
 pub(crate) mod flex;
 mod grouped;
 pub(crate) mod kernel;
@@ -41,9 +43,11 @@ mod vision_block;
 pub use activation::{gelu, gelu_tanh, product, sigmoid, silu, silu_gate};
 pub use adamw::AdamWStep;
 pub(crate) use cache::TokenCache;
+pub use conv::{Conv, ConvConfig, convolve};
 pub(crate) use custom_gradient::{GradientRule, JointRule, of_backend, primitive, with_gradient, with_gradients};
 pub(crate) use decayed_product::{Terms, cuts_sequences, decayed_product, takes_half};
 pub use depthwise::{DepthwiseConv, DepthwiseConvConfig};
+pub use drop_path::DropPath;
 pub(crate) use lazy::lazy_param;
 pub use linear::{linear, project, project_each, project_split};
 pub use look_up::look_up;

@@ -3,7 +3,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{linear, pad_map};
+use super::{conv::convolve, pad_map};
 use crate::{Error, Result};
 
 /// A convolution whose filters of P × P tokens lie side by side, as of patch embeddings and merging: each patch of a map becomes one token.
@@ -40,13 +40,7 @@ impl PatchMerge {
     /// # Panics
     /// If the channels are others.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [to, from, side, _] = self.weight.val().dims();
-        let x = pad_map(x, [side; 2]);
-        let [b, y, columns, c] = x.dims();
-        assert!(c == from, "{c} channels for filters of {from}");
-        let patches = x.reshape([b, y / side, side, columns / side, side, c]).swap_dims(2, 3);
-        let patches = patches.reshape([b, y / side, columns / side, side * side * c]);
-        let weight = self.weight.val().permute([2, 3, 1, 0]).reshape([side * side * from, to]);
-        linear(patches, weight, Some(self.bias.val()))
+        let [_, _, side, _] = self.weight.dims();
+        convolve(pad_map(x, [side; 2]), self.weight.val(), Some(self.bias.val()), [side, 0])
     }
 }

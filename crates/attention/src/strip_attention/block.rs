@@ -7,7 +7,7 @@ use burn::{
 use super::layer::{StripAttention, StripAttentionConfig};
 use crate::{
     Result, SpatialMixer,
-    blocks::{DepthwiseConv, DepthwiseConvConfig, Mlp, MlpConfig, MlpKind, Norm, NormKind, batch_norm, gelu},
+    blocks::{DepthwiseConv, DepthwiseConvConfig, DropPath, Mlp, MlpConfig, MlpKind, Norm, NormKind, batch_norm, gelu},
 };
 
 /// Configuration of a [`LocalInteraction`] module.
@@ -47,6 +47,11 @@ impl LocalInteraction {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.conv2.forward(batch_norm(&self.bn, gelu(self.conv1.forward(x))))
     }
+
+    /// As [`SpatialMixer::flops`].
+    pub fn flops(&self, [y, x]: [usize; 2]) -> f64 {
+        (y * x * (self.conv1.flops_per_output() + self.conv2.flops_per_output())) as f64
+    }
 }
 
 /// Configuration of a [`HybridPerception`] block.
@@ -80,6 +85,7 @@ impl HybridPerceptionConfig {
             lim: LocalInteractionConfig { channels: d_model }.init(device)?,
             norm3: norm(),
             mlp: MlpConfig { kind: MlpKind::Gelu, d_model, d_ff: self.d_ff, bias: true }.init(device)?,
+            drop_path: DropPath::none(),
         })
     }
 }
@@ -101,17 +107,34 @@ pub struct HybridPerception {
     pub norm3: Norm,
     /// The channel mixer.
     pub mlp: Mlp,
+    drop_path: DropPath,
 }
 
 impl HybridPerception {
+    /// [Stochastic depth](DropPath) of the branches of attention, local interaction and channel mixer.
+    ///
+    /// # Errors
+    /// If the rate is not in [0, 1).
+    pub fn with_drop_path(self, rate: f64) -> Result<Self> {
+        Ok(Self { drop_path: DropPath::new(rate)?, ..self })
+    }
+
     /// Transforms maps.
     ///
     /// # Shapes
     /// - `x`: `[B, Y, X, D]`; output: the same
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let x = x.clone() + self.dwconv.forward(x);
-        let x = x.clone() + self.ssa.forward(self.norm1.forward(x));
-        let x = x.clone() + self.lim.forward(self.norm2.forward(x));
-        x.clone() + self.mlp.forward(self.norm3.forward(x))
+        let kept = |branch| self.drop_path.forward(branch);
+        let x = x.clone() + kept(self.ssa.forward(self.norm1.forward(x)));
+        let x = x.clone() + kept(self.lim.forward(self.norm2.forward(x)));
+        x.clone() + kept(self.mlp.forward(self.norm3.forward(x)))
+    }
+
+    /// As [`SpatialMixer::flops`], of the whole block.
+    pub fn flops(&self, map: [usize; 2]) -> f64 {
+        let tokens = map.iter().product::<usize>() as f64;
+        let mlp = [&self.mlp.up, &self.mlp.down].map(|layer| 2 * layer.weight.lazy_shape().num_elements()).iter().sum::<usize>();
+        self.ssa.flops(map) + self.lim.flops(map) + tokens * (self.dwconv.flops_per_output() + mlp) as f64
     }
 }

@@ -91,7 +91,7 @@ pub struct StripAttention {
     pub proj: Linear,
     /// The convolution that makes the map smaller, if it does.
     pub reduce: Option<DepthwiseConv>,
-    /// The norm behind it.
+    /// The norm behind it, unless it was made part of the convolution.
     pub reduce_norm: Option<BatchNorm>,
     #[module(skip)]
     config: StripAttentionConfig,
@@ -112,9 +112,13 @@ impl SpatialMixer for StripAttention {
             x.reshape([b, y * columns, h, width]).swap_dims(1, 2) // [B, H, N, width]
         };
         let q = heads(project(&self.q, x.clone()), self.config.strip);
-        let reduced = match (&self.reduce, &self.reduce_norm) {
-            (Some(reduce), Some(norm)) => batch_norm(norm, reduce.forward(pad_map(x, [self.config.reduction; 2]))),
-            _ => x,
+        let reduced = match &self.reduce {
+            Some(reduce) => reduce.forward(pad_map(x, [self.config.reduction; 2])),
+            None => x,
+        };
+        let reduced = match &self.reduce_norm {
+            Some(norm) => batch_norm(norm, reduced),
+            None => reduced,
         };
         let k = heads(project(&self.k, reduced.clone()), self.config.strip);
         let v = heads(project(&self.v, reduced), d / h);

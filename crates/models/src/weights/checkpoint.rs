@@ -3,10 +3,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::store::{ModuleStore, PytorchStore, SafetensorsStore, burn_pack::Tensor as LazyTensor};
+use burn::store::{ModuleStore, PytorchStore, burn_pack::Tensor as LazyTensor};
 use serde::Deserialize;
 
-use super::{Result, WeightsError};
+use super::{Result, WeightsError, safetensors_file};
 
 /// The tensors of a checkpoint, read from its files when they are needed.
 pub struct Checkpoint {
@@ -66,7 +66,7 @@ fn file(path: &Path) -> Result<BTreeMap<String, LazyTensor>> {
         return Err(WeightsError::None { path: path.into(), want: "there is no such file" });
     }
     match path.extension().and_then(|e| e.to_str()) {
-        Some("safetensors") => SafetensorsStore::from_file(path).get_all_tensors().cloned().map_err(|e| failed(e.to_string())),
+        Some("safetensors") => safetensors_file::open(path).map_err(failed),
         Some("pt" | "pth" | "bin" | "ckpt") => {
             // Indices stay those of the file: a layout says where they belong.
             let read = |store: PytorchStore| store.map_indices_contiguous(false).get_all_tensors().cloned();

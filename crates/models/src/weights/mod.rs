@@ -6,6 +6,7 @@ mod layout;
 mod parameters;
 mod read;
 mod report;
+mod safetensors_file;
 #[cfg(test)]
 mod tests;
 mod write;

@@ -30,11 +30,18 @@ impl Plan {
 
     /// The taps of the filter that lie on the map, for the output at `at`, and the input under the first of them.
     #[inline(always)]
-    fn taps(&self, at: usize, length: usize) -> (Range<usize>, usize) {
+    pub(super) fn taps(&self, at: usize, length: usize) -> (Range<usize>, usize) {
         let start = at * self.stride;
         let first = self.padding.saturating_sub(start).min(self.kernel);
         let end = (length + self.padding).saturating_sub(start).min(self.kernel);
         (first..end.max(first), start + first - self.padding.min(start + first))
+    }
+
+    /// The outputs, of so many, that read the input at `at`; the output o does so by the tap at + padding − o · stride.
+    #[inline(always)]
+    pub(super) fn readers(&self, at: usize, outputs: usize) -> Range<usize> {
+        let last = (at + self.padding) / self.stride;
+        (at + self.padding + 1).saturating_sub(self.kernel).div_ceil(self.stride)..(last + 1).min(outputs)
     }
 }
 
@@ -63,7 +70,7 @@ fn by_tap(filters: &Flat, c: usize) -> Vec<f32> {
     (0..taps * c).map(|i| filters[i % c * taps + i / c]).collect()
 }
 
-fn dims(x: &Flat) -> [usize; 4] {
+pub(super) fn dims(x: &Flat) -> [usize; 4] {
     let shape = x.layout().shape();
     std::array::from_fn(|i| shape[i])
 }
@@ -99,6 +106,13 @@ vectorised! {
                 }
             }
         }
+    }
+}
+
+#[inline(always)]
+pub(super) fn add(sum: &mut [f32], a: &[f32]) {
+    for (sum, a) in sum.iter_mut().zip(a) {
+        *sum += a;
     }
 }
 
@@ -151,14 +165,9 @@ vectorised! {
         let Maps { plan, c, filters, .. } = maps;
         let [out_y, out_x] = maps.outputs();
         let Plan { kernel, stride, padding } = plan;
-        // The output o reads this row by the tap at + padding − o · stride.
-        let outputs = |at: usize, count: usize| {
-            let last = (at + padding) / stride;
-            ((at + padding + 1).saturating_sub(kernel).div_ceil(stride)..(last + 1).min(count)).rev()
-        };
         for (at_x, out) in out.chunks_exact_mut(c).enumerate() {
-            for from_y in outputs(at_y, out_y) {
-                for from_x in outputs(at_x, out_x) {
+            for from_y in plan.readers(at_y, out_y).rev() {
+                for from_x in plan.readers(at_x, out_x).rev() {
                     let tap = (at_y + padding - from_y * stride) * kernel + at_x + padding - from_x * stride;
                     add_product(out, &filters[tap * c..][..c], &grad[(from_y * out_x + from_x) * c..][..c]);
                 }
@@ -181,7 +190,7 @@ vectorised! {
                     add_product(&mut sums[(row * plan.kernel + tap) * c..][..c], grad, x);
                 }
             }
-            bias.iter_mut().zip(grad).for_each(|(sum, x)| *sum += x);
+            add(bias, grad);
         }
     }
 }

@@ -148,7 +148,7 @@ pub(super) fn forwards(x: &Flat) -> Flat {
 /// Rows per task of a sum over rows: it fixes the order of the sum, whatever the number of threads.
 const SUMMED_ROWS: usize = 64;
 
-fn column_sums(y: Matrix<'_>) -> Vec<f32> {
+pub(super) fn column_sums(y: Matrix<'_>) -> Vec<f32> {
     let part = |i: usize| sums(y, i * SUMMED_ROWS..y.rows.min((i + 1) * SUMMED_ROWS));
     let parts: Vec<Vec<f32>> = (0..y.rows.div_ceil(SUMMED_ROWS)).into_par_iter().map(part).collect();
     let mut total = vec![0.0_f32; y.columns];
@@ -227,7 +227,7 @@ fn sum_of_products([m, n]: [usize; 2], pairs: &[(Matrix<'_>, Matrix<'_>)]) -> Ve
 ///
 /// # Safety
 /// The elements lie in the result's memory and nothing else uses them now; if added to, they have been written.
-unsafe fn product_at(target: Target, row: usize, pairs: &[(Matrix<'_>, Matrix<'_>)], add: bool) {
+pub(super) unsafe fn product_at(target: Target, row: usize, pairs: &[(Matrix<'_>, Matrix<'_>)], add: bool) {
     let (m, n) = (pairs[0].0.rows, pairs[0].1.columns);
     let work: usize = pairs.iter().map(|(a, _)| m * n * a.columns).sum();
     let long = m.max(n);

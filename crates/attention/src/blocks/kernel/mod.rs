@@ -6,6 +6,7 @@
 
 mod activation;
 mod adamw;
+mod conv;
 mod decay_gate;
 mod depthwise;
 mod gated_norm;
@@ -153,6 +154,19 @@ pub(crate) fn short_conv(x: Tensor<3>, filters: Tensor<2>, before: Tensor<3>, nu
     let y = short_conv::forward(&inner, &plan);
     let inputs = [x.into_dispatch(), filters.into_dispatch(), before.into_dispatch()];
     node::<Flex, _, _, _>(inputs, y, inner, move |saved, grad| short_conv::backward(&saved, &plan, &grad))
+}
+
+/// Maps `[B, Y, X, C]` convolved with filters `[C', C, k, k]`, and biases `[C']` added, on the CPU.
+pub(crate) fn conv(x: Tensor<4>, filters: Tensor<4>, bias: Option<Tensor<1>>, [stride, padding]: [usize; 2]) -> Tensor<4> {
+    let plan = depthwise::Plan { kernel: filters.dims()[2], stride, padding };
+    let saved = conv::Saved { x: flat(&x).to_contiguous(), filters: flat(&filters).to_contiguous(), plan };
+    let y = conv::forward(&saved.x, &saved.filters, bias.as_ref().map(flat).as_ref(), plan);
+    let y = Tensor::from_dispatch(of_backend::<Flex>(y));
+    let (x, filters) = (x.into_dispatch(), filters.into_dispatch());
+    match bias {
+        Some(bias) => with_gradient([x, filters, bias.into_dispatch()], y, Arc::new(saved)),
+        None => with_gradient([x, filters], y, Arc::new(saved)),
+    }
 }
 
 /// Maps `[B, Y, X, C]` convolved with filters `[C, 1, k, k]`, one per channel, and biases `[C]` added, on the CPU.

@@ -279,6 +279,10 @@ fn what_is_no_checkpoint_is_an_error() {
         let message = error(Checkpoint::open(&path)).to_string();
         assert!(message.starts_with(&format!("cannot read the weights in {}: ", path.display())), "{message}");
     }
+    let path = folder.path().join("header.safetensors");
+    fs::write(&path, [u64::MAX.to_le_bytes(), [b'{'; 8]].concat()).unwrap();
+    let message = error(Checkpoint::open(&path)).to_string();
+    assert!(message.ends_with(": its header has 18446744073709551615 bytes, in a file of 16"), "{message}");
     let path = folder.path().join("weights.gguf");
     fs::write(&path, "GGUF").unwrap();
     let message = error(Checkpoint::open(&path)).to_string();
@@ -290,6 +294,7 @@ fn what_is_no_checkpoint_is_an_error() {
     let read = tnl::read_weights(tiny_tnl().decoder().unwrap().skeleton(&cpu()).unwrap(), &path);
     let message = error(read).to_string();
     assert!(message.starts_with("cannot read the weights in "), "{message}");
+    assert!(message.contains("it ends within "), "{message}");
 }
 
 #[test]
