@@ -108,6 +108,7 @@ fn answers(model: &Model, examples: &Examples, dtype: DType, device: &Device) ->
                 None => model.forward_numbers(numbers(examples, dtype, device), padding),
             }
         }
+        Model::Image(model) => model.forward(numbers(examples, dtype, device)).map(|logits| logits.unsqueeze_dim(1)),
         Model::FlowformerVision(model) => model.forward(numbers(examples, dtype, device)).map(|logits| logits.unsqueeze_dim(1)),
         Model::FlowformerSeries(model) => {
             model.forward(numbers(examples, dtype, device), examples.padding(device)).map(|logits| logits.unsqueeze_dim(1))
