@@ -6,10 +6,21 @@ use std::{
 use crate::{Error, Result, suggest::closest};
 
 /// The data sets that are known by name.
-pub const NAMES: &[&str] = &["cifar10-jpeg", "embedded", "etth1", "fashion-mnist", "gutenberg", "mnist", "tinyshakespeare", "wikitext-2"];
+pub const NAMES: &[&str] = &[
+    "cifar10-jpeg",
+    "clothing-small",
+    "embedded",
+    "etth1",
+    "eurosat-rgb",
+    "fashion-mnist",
+    "gutenberg",
+    "mnist",
+    "tinyshakespeare",
+    "wikitext-2",
+];
 
 /// Those of them that are no text.
-pub(super) const NOT_TEXT: &[&str] = &["cifar10-jpeg", "etth1", "fashion-mnist", "mnist"];
+pub(super) const NOT_TEXT: &[&str] = &["cifar10-jpeg", "clothing-small", "etth1", "eurosat-rgb", "fashion-mnist", "mnist"];
 
 /// What a source turned out to be.
 #[derive(Debug, PartialEq)]

@@ -3,7 +3,8 @@
 //! | name | what | splits | usual tokens |
 //! | --- | --- | --- | --- |
 //! | `mnist`, `fashion-mnist` | images in IDX files | a share of the training images validates; as published | – |
-//! | `cifar10-jpeg` | images in archives of JPEG files | as `mnist` | – |
+//! | `cifar10-jpeg`, `eurosat-rgb` | images in archives of JPEG files | as `mnist` | – |
+//! | `clothing-small` | photographs of many sizes, likewise: `task.size` brings them to one | as `mnist` | – |
 //! | `etth1` | seven channels of an electricity transformer, hourly | 12, 4 and 4 months | – |
 //! | `tinyshakespeare` | 1.1 MB of plays | first 90 % train, the rest validates | characters |
 //! | `wikitext-2` | Wikipedia articles, tokenised | as published | words |

@@ -3,7 +3,11 @@ use std::sync::Arc;
 use regard_models::{EncoderInput, Head};
 use serde::{Deserialize, Serialize};
 
-use super::examples::{Examples, Form, FormInput, Source};
+use super::{
+    augment::{Augment, AugmentConfig, Picture, mixed},
+    batch::{Order, generator},
+    examples::{Examples, Form, FormInput, Source, Targets, shuffled},
+};
 use crate::{
     Error, Result, Split,
     data::{DataConfig, ImageSet, Images, load_images},
@@ -21,15 +25,22 @@ pub enum View {
 }
 
 /// Telling images apart. The images are the section `data`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifyConfig {
     /// How a model sees an image.
     #[serde(default)]
     pub view: View,
+    /// Height and width that images in files are brought to: the shorter side is scaled to it, the middle cut out. By default they stay as
+    /// they are, and must be of one size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
     /// Height and width of the squares of pixels that are made one by their mean; 1 leaves the images as they are.
     #[serde(default = "one")]
     pub shrink: usize,
+    /// How training images are changed, a table or `"usual"`; by default they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
 }
 
 fn one() -> usize {
@@ -38,7 +49,7 @@ fn one() -> usize {
 
 impl Default for ClassifyConfig {
     fn default() -> Self {
-        Self { view: View::default(), shrink: one() }
+        Self { view: View::default(), size: None, shrink: one(), augment: None }
     }
 }
 
@@ -47,19 +58,22 @@ impl Default for ClassifyConfig {
 pub struct Classify {
     view: View,
     images: Arc<Images>,
+    augment: AugmentConfig,
 }
 
 impl Classify {
     /// # Errors
-    /// If the images cannot be read, or `shrink` does not divide their size.
+    /// If the images cannot be read, `shrink` does not divide their size, or a number of `augment` is outside its range.
     pub(super) fn new(config: &ClassifyConfig, data: &DataConfig) -> Result<Self> {
-        if config.shrink == 0 {
-            return Err(Error::value("task.shrink", "at least 1", 0));
+        for (key, size) in [("task.shrink", config.shrink), ("task.size", config.size.unwrap_or(1))] {
+            if size == 0 {
+                return Err(Error::value(key, "at least 1", 0));
+            }
         }
         if data.tokenizer.is_some() {
             return Err(Error::value("data.tokenizer", "left out: images have none", "given"));
         }
-        let mut images = load_images(&data.source, data.valid_fraction)?;
+        let mut images = load_images(&data.source, data.valid_fraction, config.size)?;
         let Images { height, width, .. } = images;
         if !height.is_multiple_of(config.shrink) || !width.is_multiple_of(config.shrink) {
             return Err(Error::value("task.shrink", format!("a divisor of the size {height} × {width} of the images"), config.shrink));
@@ -71,7 +85,10 @@ impl Classify {
         }
         images.channels = if gray { 1 } else { images.channels };
         (images.height, images.width) = (height / by, width / by);
-        Ok(Self { view: config.view, images: Arc::new(images) })
+        let size = [images.height, images.width];
+        let augment = config.augment.as_ref().map(|augment| augment.resolve(&data.source, size[0].min(size[1]))).unwrap_or_default();
+        augment.check(size)?;
+        Ok(Self { view: config.view, images: Arc::new(images), augment })
     }
 
     fn set(&self, split: Split) -> Result<&ImageSet> {
@@ -79,6 +96,14 @@ impl Classify {
             Split::Train => Ok(&self.images.train),
             Split::Valid => Ok(&self.images.valid),
             Split::Test => self.images.test.as_ref().ok_or_else(|| Error::value("split", "one that the data has", "test")),
+        }
+    }
+
+    /// Adds an image as the model sees it.
+    fn show(&self, image: &[u8], class: u8, examples: &mut Examples) {
+        match self.view {
+            View::Pixels => examples.push_tokens(&image.iter().map(|p| u32::from(*p)).collect::<Vec<_>>(), u32::from(class)),
+            View::Image => examples.push_numbers(image.iter().map(|p| f32::from(*p) / 127.5 - 1.0), u32::from(class)),
         }
     }
 }
@@ -124,11 +149,32 @@ impl Source for Classify {
 
     fn push(&self, split: Split, _: u64, number: u64, examples: &mut Examples) {
         let set = self.set(split).expect("its examples were counted");
-        let (image, class) = (set.image(number as usize), u32::from(set.labels[number as usize]));
-        match self.view {
-            View::Pixels => examples.push_tokens(&image.iter().map(|p| u32::from(*p)).collect::<Vec<_>>(), class),
-            View::Image => examples.push_numbers(image.iter().map(|p| f32::from(*p) / 127.5 - 1.0), class),
+        self.show(set.image(number as usize), set.labels[number as usize], examples);
+    }
+
+    fn batch(&self, order: &Order, numbers: impl Iterator<Item = u64>) -> Examples {
+        let Images { channels, height, width, classes, train, .. } = &*self.images;
+        let count = train.labels.len() as u64;
+        let mut examples = self.none();
+        if self.augment.shares() {
+            examples.targets = Targets::Shares { values: Vec::new(), classes: *classes };
         }
+        let picture = |number: u64| {
+            let pixels = train.image(number as usize).to_vec();
+            (Picture { pixels, shape: [*channels, *height, *width] }, train.labels[number as usize])
+        };
+        for number in numbers {
+            let index = shuffled(order.seed, number, count);
+            if self.augment.is_off() {
+                self.push(Split::Train, order.seed, index, &mut examples);
+                continue;
+            }
+            // The draws are those of the sequence's number, not of the image's: it is another one in the next epoch.
+            let mixed = mixed(&self.augment, index, count, picture, &mut generator(order.seed, number));
+            self.show(&mixed.picture.pixels, mixed.classes[0].0, &mut examples);
+            examples.push_shares(&mixed.classes, self.augment.smoothing as f32);
+        }
+        examples
     }
 }
 

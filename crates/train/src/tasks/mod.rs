@@ -3,6 +3,7 @@
 //! A task keeps no position. Training sequence number `n` of a run depends on the seed and on `n` alone, so that a run resumes exactly
 //! wherever it stopped, and ranks that share a batch take the sequences that one rank would have taken.
 
+mod augment;
 mod batch;
 mod classify;
 mod config;
@@ -16,6 +17,7 @@ mod listops;
 mod recall;
 mod series;
 
+pub use augment::{Alteration, Augment, AugmentConfig, RandAugment};
 pub use batch::{Batch, Order, Samples};
 use batch::{generated, generator};
 pub use classify::{Classify, ClassifyConfig, View};
