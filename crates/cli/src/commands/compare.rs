@@ -5,7 +5,7 @@ use std::{
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValue, PossibleValuesParser};
 use regard_repro::compare::{Budget, CompareConfig, Comparison, Context, Size, compare, resume};
-use regard_train::{TaskConfig, data::DataConfig};
+use regard_train::{ClassifyConfig, TaskConfig, data::DataConfig, tasks::View};
 
 use crate::{
     cli::command_line,
@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Model: tiny (D=64,L=2), small (D=128,L=4), or width and layers, and heads if wanted: D=256,L=6,H=8 [default: tiny]
     #[arg(long)]
     size: Option<Size>,
+    /// classify: images as such, for any mixer, or as sequences of gray pixels [default: image]
+    #[arg(long, value_name = "image|pixels", value_parser = PossibleValuesParser::new(["image", "pixels"]))]
+    view: Option<String>,
     /// Tokens per training sequence [default: 128]
     #[arg(long, value_name = "T")]
     context: Option<usize>,
@@ -136,6 +139,17 @@ impl Args {
             (None, Some(task)) => CompareConfig::new(task),
             (None, None) => CompareConfig::lm(),
         };
+        if let Some(view) = &self.view {
+            let TaskConfig::Classify(classify) = config.task else {
+                return Err(Failure::new(format!("the task `{}` has no images: it takes no --view", config.task.kind())));
+            };
+            let view = if view == "pixels" { View::Pixels } else { View::Image };
+            let task = TaskConfig::Classify(ClassifyConfig { view, ..classify });
+            config = match self.config {
+                Some(_) => CompareConfig { task, ..config },
+                None => CompareConfig::seeing(task),
+            };
+        }
         if self.config.is_some() && self.task.is_some() {
             return Err(Failure::new("--task and --config cannot be used together: the file names the task"));
         }
@@ -186,6 +200,7 @@ impl Args {
             || self.seeds.is_some()
             || self.size.is_some()
             || self.context.is_some()
+            || self.view.is_some()
     }
 
     fn folder(&self) -> Result<PathBuf, Failure> {

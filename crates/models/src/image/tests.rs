@@ -14,7 +14,7 @@ fn named(kinds: &[&str]) -> Vec<MapMixerConfig> {
 
 /// A network whose mixers matter: their weights are drawn large.
 fn config(kinds: &[&str]) -> ImageConfig {
-    ImageConfig { init_std: 0.3, d_ff: 16, ..ImageConfig::new([3, 18, 21], 16, 2, named(kinds), 5) }
+    ImageConfig { init_std: Some(0.3), d_ff: 16, ..ImageConfig::new([3, 18, 21], 16, 2, named(kinds), 5) }
 }
 
 fn images(shape: [usize; 4], device: &Device) -> Tensor<4> {

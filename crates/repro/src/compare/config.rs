@@ -124,24 +124,16 @@ fn default_optimizer() -> OptimizerConfig {
 impl CompareConfig {
     /// The usual mixers in tiny models, one seed, two minutes; a task that reads data gets those it is known for. Images are seen as images.
     pub fn new(task: TaskConfig) -> Self {
-        let size = Size::TINY;
-        if let TaskConfig::Classify(classify) = task {
-            let task = TaskConfig::Classify(ClassifyConfig { view: View::Image, ..classify });
-            return Self {
-                batch: 32,
-                evaluations: 4,
-                eval_tokens: IMAGE_EVAL_TOKENS,
-                scaling: ScalingConfig::of_images(),
-                candidates: Candidate::usual_images(size.heads),
-                ..Self::sequences(task)
-            };
+        match task {
+            TaskConfig::Classify(classify) => Self::seeing(TaskConfig::Classify(ClassifyConfig { view: View::Image, ..classify })),
+            other => Self::seeing(other),
         }
-        Self::sequences(task)
     }
 
-    fn sequences(task: TaskConfig) -> Self {
+    /// [`new`](Self::new) with images as the task sees them.
+    pub fn seeing(task: TaskConfig) -> Self {
         let size = Size::TINY;
-        Self {
+        let sequences = Self {
             context: 128,
             batch: 8,
             steps: None,
@@ -157,6 +149,17 @@ impl CompareConfig {
             scaling: ScalingConfig::default(),
             sample: SampleConfig::default(),
             candidates: Candidate::usual(size.heads),
+        };
+        if !sequences.of_images() {
+            return sequences;
+        }
+        Self {
+            batch: 32,
+            evaluations: 4,
+            eval_tokens: IMAGE_EVAL_TOKENS,
+            scaling: ScalingConfig::of_images(),
+            candidates: Candidate::usual_images(size.heads),
+            ..sequences
         }
     }
 

@@ -92,7 +92,7 @@ fn weights(model: &ModelConfig) -> regard::Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use regard_train::data::DataConfig;
+    use regard_train::{ClassifyConfig, TaskConfig, data::DataConfig};
 
     use super::*;
     use crate::compare::Size;
@@ -116,6 +116,40 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Candidates for images of 28 × 28 pixels, which are the first four of a data set.
+    fn matched_images(size: Size, names: &[&str]) -> Result<Vec<MatchedCandidate>> {
+        let place = std::env::temp_dir().join(format!("regard-weights-{}-{}", std::process::id(), size.d_model));
+        std::fs::create_dir_all(&place).unwrap();
+        let header = |sizes: &[u32]| [0x0800 + sizes.len() as u32].iter().chain(sizes).flat_map(|n| n.to_be_bytes()).collect::<Vec<_>>();
+        let write = |name: &str, header: Vec<u8>, body: &[u8]| std::fs::write(place.join(name), [&header, body].concat()).unwrap();
+        write("train-images-idx3-ubyte", header(&[20, 28, 28]), &[7; 20 * 784]);
+        write("train-labels-idx1-ubyte", header(&[20]), &(0..10).chain(0..10).collect::<Vec<u8>>());
+        let data = Some(DataConfig::new(place.to_str().unwrap()));
+        let candidates = names.iter().map(|n| Candidate::parse_image(n, size.heads).unwrap()).collect();
+        let config = CompareConfig { size, candidates, data, ..CompareConfig::new(TaskConfig::Classify(ClassifyConfig::default())) };
+        let task = Task::load(&config.run(config.model(&config.candidates[0], 0, 1)?, 1, 0));
+        std::fs::remove_dir_all(&place).unwrap();
+        match_weights(&config, &task?)
+    }
+
+    #[test]
+    fn networks_for_images_have_equal_weights_whatever_is_in_them() {
+        let names = [MapMixerConfig::KINDS, &["vit", "resnet", "neighborhood+channel"]].concat();
+        for size in [Size::TINY, Size::SMALL] {
+            let all = matched_images(size, &names).unwrap();
+            let (few, many) = (all.iter().map(|m| m.params).min().unwrap(), all.iter().map(|m| m.params).max().unwrap());
+            assert!(many as f64 <= few as f64 * (1.0 + TOLERANCE), "{size}: from {few} to {many}");
+            let model = |name: &str| {
+                let ModelConfig::Image(model) = &all.iter().find(|m| m.name == name).unwrap().model else { panic!("another model") };
+                model.clone()
+            };
+            assert_eq!((model("vit").d_ff, model("vit").patch, model("vit").map()), (4 * size.d_model, 2, [14, 14]));
+            assert!(model("resnet").d_ff < size.d_model && model("resnet").stem != model("vit").stem);
+        }
+        let error = matched_images(Size { d_model: 66, layers: 1, heads: 4 }, &["channel"]).unwrap_err().to_string();
+        assert_eq!(error, "the size D=66,L=1,H=4 does not fit the mixer `channel`: `heads` must be a divisor of d_model = 66, got 4");
     }
 
     #[test]

@@ -120,4 +120,4 @@ fn plain_or_gzipped(folder: &Path, name: &str) -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -21,6 +21,9 @@ mod images;
 mod lookup;
 mod table;
 
+#[cfg(test)]
+pub(crate) use images::tests::idx_set;
+
 pub use download::{DATA_SETS, DataSet, RemoteFile, download};
 pub use images::{ImageSet, Images, load_images};
 pub use lookup::{NAMES, cache, locate};

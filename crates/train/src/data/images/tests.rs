@@ -11,16 +11,22 @@ fn idx_file(sizes: &[u32], bytes: &[u8]) -> Vec<u8> {
     content
 }
 
-/// A data set of `count` images of 2 × 3 pixels in IDX files.
-fn idx_set(count: u8) -> tempfile::TempDir {
+/// A data set of `count` images of as many rows and columns in IDX files, filled with the byte and labelled with the class that `of` gives
+/// each.
+pub(crate) fn idx_set(count: u8, [rows, columns]: [u32; 2], of: impl Fn(u8) -> (u8, u8)) -> tempfile::TempDir {
     let place = tempfile::tempdir().unwrap();
-    let pixels: Vec<u8> = (0..count).flat_map(|n| [n; 6]).collect();
-    let labels: Vec<u8> = (0..count).map(|n| n % 3).collect();
+    let pixels: Vec<u8> = (0..count).flat_map(|n| vec![of(n).0; (rows * columns) as usize]).collect();
+    let labels: Vec<u8> = (0..count).map(|n| of(n).1).collect();
     for name in ["train", "t10k"] {
-        fs::write(place.path().join(format!("{name}-images-idx3-ubyte")), idx_file(&[u32::from(count), 2, 3], &pixels)).unwrap();
+        fs::write(place.path().join(format!("{name}-images-idx3-ubyte")), idx_file(&[u32::from(count), rows, columns], &pixels)).unwrap();
         fs::write(place.path().join(format!("{name}-labels-idx1-ubyte")), idx_file(&[u32::from(count)], &labels)).unwrap();
     }
     place
+}
+
+/// 30 images of 2 × 3 pixels in three classes.
+fn thirty() -> tempfile::TempDir {
+    idx_set(30, [2, 3], |n| (n, n % 3))
 }
 
 fn message(place: &tempfile::TempDir) -> String {
@@ -29,7 +35,7 @@ fn message(place: &tempfile::TempDir) -> String {
 
 #[test]
 fn idx_images_keep_their_labels_in_every_split() {
-    let place = idx_set(30);
+    let place = thirty();
     let images = load_images(place.path().to_str().unwrap(), 0.2, None).unwrap();
     assert_eq!((images.channels, images.height, images.width, images.classes), (1, 2, 3, 3));
     let (train, valid, test) = (&images.train, &images.valid, images.test.as_ref().unwrap());
@@ -49,7 +55,7 @@ fn idx_images_keep_their_labels_in_every_split() {
 
 #[test]
 fn damaged_idx_files_are_named_with_what_is_wrong() {
-    let place = idx_set(30);
+    let place = thirty();
     let images = place.path().join("train-images-idx3-ubyte");
     let labels = place.path().join("train-labels-idx1-ubyte");
     let sound = fs::read(&images).unwrap();
@@ -75,7 +81,11 @@ fn damaged_idx_files_are_named_with_what_is_wrong() {
 #[test]
 fn a_folder_without_images_and_a_file_that_is_none_are_refused() {
     let place = tempfile::tempdir().unwrap();
-    assert!(message(&place).contains("it holds neither train-images-idx3-ubyte[.gz] nor train.tar.gz"), "{}", message(&place));
+    assert!(
+        message(&place).contains("it holds neither train-images-idx3-ubyte[.gz] nor data_batch_1.bin nor train.tar.gz, and no images"),
+        "{}",
+        message(&place)
+    );
     fs::create_dir_all(place.path().join("train/cat")).unwrap();
     assert!(message(&place).ends_with("it holds no JPEG or PNG files in folders named for classes"));
     fs::write(place.path().join("train/cat/1.jpg"), b"not an image").unwrap();
@@ -86,7 +96,7 @@ fn a_folder_without_images_and_a_file_that_is_none_are_refused() {
 
 #[test]
 fn labels_that_leave_a_gap_or_that_training_does_not_know_are_refused() {
-    let place = idx_set(30);
+    let place = thirty();
     let labels = |split: &str| place.path().join(format!("{split}-labels-idx1-ubyte"));
     let mut strange = vec![0; 30];
     (strange[3], strange[4]) = (1, 77);

@@ -105,7 +105,7 @@ fn read_archive(path: &Path) -> Result<(Vec<Encoded>, Option<PathBuf>)> {
             entry.read_to_end(&mut content).map_err(damaged)?;
             files.push(Encoded { name: path.join(&inner), class: parent(&inner), content });
         } else if kind.is_dir() && !is_hidden(&inner) {
-            folders.insert(path.join(&inner));
+            folders.insert(path.join(&inner).components().collect::<PathBuf>());
         }
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
