@@ -70,6 +70,12 @@ pub const DATA_SETS: &[DataSet] = &[
     DataSet { name: "gutenberg", about: "long books: a folder of NUMBER.txt, as in PG-19", licence: "public domain", files: &[] },
     DataSet { name: "mnist", about: "images of digits: IDX files as published", licence: "CC BY-SA 3.0", files: &[] },
     DataSet {
+        name: "routed-retrieval",
+        about: "drawn images: one region asks for the value of another with the same pattern",
+        licence: "MIT or Apache-2.0",
+        files: &[],
+    },
+    DataSet {
         name: "tinyshakespeare",
         about: "plays of Shakespeare",
         licence: "public domain",
@@ -79,6 +85,12 @@ pub const DATA_SETS: &[DataSet] = &[
             bytes: 1_115_394,
             sha256: "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         }],
+    },
+    DataSet {
+        name: "two-dots",
+        about: "drawn images: whether two dots far apart have the same colour",
+        licence: "MIT or Apache-2.0",
+        files: &[],
     },
     DataSet {
         name: "wikitext-2",

@@ -71,7 +71,7 @@ pub fn load_images(source: &str, valid_fraction: f64, size: Option<usize>) -> Re
     super::check_fraction(valid_fraction)?;
     let path = match lookup::find(source)? {
         Source::Named { path, .. } | Source::Path(path) => path,
-        Source::Embedded => return Err(Error::value("data.source", "a data set of images", source)),
+        Source::Embedded | Source::Drawn(_) => return Err(Error::value("data.source", "a data set of images in files", source)),
     };
     let (train, test) = read(&path, size)?;
     let [channels, height, width] = train.shape;

@@ -3,6 +3,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::Scene;
 use crate::{Error, Result, suggest::closest};
 
 /// The data sets that are known by name.
@@ -15,7 +16,9 @@ pub const NAMES: &[&str] = &[
     "fashion-mnist",
     "gutenberg",
     "mnist",
+    "routed-retrieval",
     "tinyshakespeare",
+    "two-dots",
     "wikitext-2",
 ];
 
@@ -26,6 +29,7 @@ pub(super) const NOT_TEXT: &[&str] = &["cifar10-jpeg", "clothing-small", "etth1"
 #[derive(Debug, PartialEq)]
 pub(super) enum Source {
     Embedded,
+    Drawn(Scene),
     Named { name: &'static str, path: PathBuf },
     Path(PathBuf),
 }
@@ -55,6 +59,9 @@ pub(super) fn find(source: &str) -> Result<Source> {
 fn find_in(source: &str, folders: &[PathBuf]) -> Result<Source> {
     if source == "embedded" {
         return Ok(Source::Embedded);
+    }
+    if let Some(scene) = Scene::named(source) {
+        return Ok(Source::Drawn(scene));
     }
     let Some(name) = NAMES.iter().find(|name| **name == source) else {
         return match Path::new(source) {

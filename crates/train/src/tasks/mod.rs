@@ -188,7 +188,10 @@ impl Task {
             Self::Recall(recall) => Ok((of_tokens(recall.evaluation(split, tokens, batch)), None)),
             Self::Copy(copy) => Ok((of_tokens(copy.evaluation(split, tokens, batch)), None)),
             Self::ListOps(task) => Ok((whole(task.evaluation(split, count.min(ENDLESS), batch)?), None)),
-            Self::Classify(task) => Ok((whole(task.evaluation(split, count, batch)?), None)),
+            Self::Classify(task) => {
+                let count = if task.is_endless() { count.min(ENDLESS) } else { count };
+                Ok((whole(task.evaluation(split, count, batch)?), None))
+            }
             Self::Series(task) => Ok((whole(task.evaluation(split, count.min(ENDLESS), batch)?), None)),
             Self::Forecast(task) => Ok((whole(task.evaluation(split, count, batch)?), None)),
             Self::Control(task) => Ok((whole(task.evaluation(split, count, batch)?), None)),
