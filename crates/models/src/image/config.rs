@@ -142,12 +142,11 @@ impl ImageConfig {
         let (mut index, mut map) = (0, self.map());
         let mut stages = Vec::with_capacity(self.widths.len());
         for (stage, (&width, &depth)) in self.widths.iter().zip(&self.depths).enumerate() {
-            let merge = match stage {
-                0 => None,
-                _ => {
-                    map = map.map(|length| length.div_ceil(2));
-                    Some(PatchMerge::new(self.widths[stage - 1], width, 2, device)?)
-                }
+            let merge = if stage == 0 {
+                None
+            } else {
+                map = map.map(|length| length.div_ceil(2));
+                Some(PatchMerge::new(self.widths[stage - 1], width, 2, device)?)
             };
             let mut blocks = Vec::with_capacity(depth);
             for _ in 0..depth {

@@ -350,24 +350,18 @@ fn setting(c: &Comparison, config: &CompareConfig) -> Vec<(&'static str, String)
     let rate = |v: f64| Quantity::Scientific.text(v, 2);
     let o = &config.optimizer;
     let (width, layers, heads) = (c.d_model, c.layers, c.heads);
-    let (data, model, batch) = match &c.image {
-        Some(image) => {
-            let ImageFacts { channels, size: [rows, columns], classes, patch } = image;
-            let data = format!(
-                "images of {rows} × {columns} pixels, {channels} {}, {classes} classes",
-                if *channels == 1 { "channel" } else { "channels" }
-            );
-            let model = format!(
-                "tokens of {patch} × {patch} pixels, learned positions, width {width}, {layers} layers, {heads} heads, LayerNorm before each part, GELU, \
-                 mean of the map; of convolutions alone: a stem of convolutions, no positions, batch norms"
-            );
-            (data, model, format!("{} images of {} tokens", config.batch, config.context))
-        }
-        None => {
-            let model = format!("width {width}, {layers} layers, {heads} heads, RMSNorm before each part, SwiGLU");
-            let tied = if config.task.predicts_tokens() { ", tied embedding" } else { "" };
-            (format!("vocabulary of {}", c.vocab), model + tied, format!("{} × {} tokens", config.batch, config.context))
-        }
+    let (data, model, batch) = if let Some(ImageFacts { channels, size: [rows, columns], classes, patch }) = c.image {
+        let plural = if channels == 1 { "channel" } else { "channels" };
+        let model = format!(
+            "tokens of {patch} × {patch} pixels, learned positions, width {width}, {layers} layers, {heads} heads, LayerNorm before each part, GELU, \
+             mean of the map; of convolutions alone: a stem of convolutions, no positions, batch norms"
+        );
+        let data = format!("images of {rows} × {columns} pixels, {channels} {plural}, {classes} classes");
+        (data, model, format!("{} images of {} tokens", config.batch, config.context))
+    } else {
+        let model = format!("width {width}, {layers} layers, {heads} heads, RMSNorm before each part, SwiGLU");
+        let tied = if config.task.predicts_tokens() { ", tied embedding" } else { "" };
+        (format!("vocabulary of {}", c.vocab), model + tied, format!("{} × {} tokens", config.batch, config.context))
     };
     let mut rows = vec![
         ("Task", task_name(&c.task).to_owned()),

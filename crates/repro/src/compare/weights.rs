@@ -128,7 +128,7 @@ mod tests {
         write("train-labels-idx1-ubyte", header(&[20]), &(0..10).chain(0..10).collect::<Vec<u8>>());
         let data = Some(DataConfig::new(place.to_str().unwrap()));
         let candidates = names.iter().map(|n| Candidate::parse_image(n, size.heads).unwrap()).collect();
-        let config = CompareConfig { size, candidates, data, ..CompareConfig::new(TaskConfig::Classify(ClassifyConfig::default())) };
+        let config = CompareConfig { size, data, candidates, ..CompareConfig::new(TaskConfig::Classify(ClassifyConfig::default())) };
         let task = Task::load(&config.run(config.model(&config.candidates[0], 0, 1)?, 1, 0));
         std::fs::remove_dir_all(&place).unwrap();
         match_weights(&config, &task?)

@@ -33,7 +33,9 @@ fn read_pair(images: &Path, labels: Option<PathBuf>, labels_name: PathBuf) -> Re
         return Err(Error::data(&labels, format!("it has {named} labels for {count} images")));
     }
     let mut known = [false; 256];
-    bytes.iter().for_each(|label| known[usize::from(*label)] = true);
+    for label in &bytes {
+        known[usize::from(*label)] = true;
+    }
     let [first, last] = [known.iter().position(|k| *k), known.iter().rposition(|k| *k)].map(Option::unwrap_or_default);
     if let Some(gap) = (first..last).find(|label| !known[*label]) {
         return Err(Error::data(&labels, format!("its labels go up to {last}, but none is {gap}")));

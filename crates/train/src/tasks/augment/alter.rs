@@ -114,7 +114,9 @@ fn stretched(plane: &[u8]) -> [u8; 256] {
 /// As the `equalize` of Pillow: the table of the running sums of the histogram.
 fn equalized(plane: &[u8]) -> [u8; 256] {
     let mut counts = [0_usize; 256];
-    plane.iter().for_each(|v| counts[usize::from(*v)] += 1);
+    for v in plane {
+        counts[usize::from(*v)] += 1;
+    }
     let last = counts.iter().rev().find(|count| **count > 0).copied().unwrap_or_default();
     let step = (plane.len() - last) / 255;
     if step == 0 {
