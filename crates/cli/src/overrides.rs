@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, str::FromStr};
 
+use regard_models::MapMixerConfig;
 use regard_train::{Error, RunConfig};
 use toml::{Table, Value};
 
@@ -37,7 +38,11 @@ impl FromStr for Override {
 impl Override {
     /// `model.mixers` as a list of one mixer.
     pub(crate) fn mixer(kind: &str, heads: i64) -> Self {
-        let mixer = Table::from_iter([("kind".to_owned(), Value::from(kind)), ("heads".to_owned(), Value::from(heads))]);
+        let mut mixer = Table::from_iter([("kind".to_owned(), Value::from(kind))]);
+        let named = MapMixerConfig::named(kind, heads.try_into().unwrap_or_default()).and_then(|mixer| Table::try_from(mixer).ok());
+        if named.is_none_or(|named| named.contains_key("heads")) {
+            mixer.insert("heads".to_owned(), Value::from(heads));
+        }
         Self { keys: vec!["model".into(), "mixers".into()], value: Value::Array(vec![Value::Table(mixer)]) }
     }
 
@@ -112,6 +117,7 @@ mod tests {
         assert_eq!(set("data.source=book.txt").value, Value::from("book.txt"));
         assert_eq!(set("data.source=\"a=b\"").value, Value::from("a=b"));
         assert_eq!(set("model.mixers=[{kind=\"flow\",heads=2}]"), Override::mixer("flow", 2));
+        assert_eq!(set("model.mixers=[{kind=\"polarized\"}]"), Override::mixer("polarized", 2), "it has no heads");
     }
 
     #[test]

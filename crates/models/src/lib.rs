@@ -8,6 +8,7 @@ pub mod decoder;
 pub mod encoder;
 pub mod flowformer;
 pub mod halonet;
+pub mod image;
 pub mod kimi_linear;
 mod model;
 pub mod nat;
@@ -23,6 +24,7 @@ pub mod weights;
 
 pub use decoder::{ChannelMixer, Decoder, DecoderConfig, DecoderState, Positions};
 pub use encoder::{Encoder, EncoderConfig, EncoderInput, Head, Pool};
+pub use image::{ImageClassifier, ImageConfig, MapMixerConfig};
 pub use kimi_linear::KimiLinearConfig;
 pub use model::{Model, ModelConfig};
 pub use nprf::NprfLmConfig;

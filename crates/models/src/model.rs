@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::{
     Decoder, DecoderConfig, Encoder, EncoderConfig,
     flowformer::{FlowformerSeries, FlowformerSeriesConfig, FlowformerVision, FlowformerVisionConfig},
+    image::{ImageClassifier, ImageConfig, MapMixerConfig},
 };
 
 /// Which network, and how: in a file a table with `kind` and the fields of that configuration. Without `kind` it is a decoder.
@@ -20,6 +21,8 @@ pub enum ModelConfig {
     FlowformerVision(FlowformerVisionConfig),
     /// Flowformer for series to be told apart.
     FlowformerSeries(FlowformerSeriesConfig),
+    /// A network for images with any mixer.
+    Image(ImageConfig),
 }
 
 impl<'de> Deserialize<'de> for ModelConfig {
@@ -30,6 +33,7 @@ impl<'de> Deserialize<'de> for ModelConfig {
             "encoder" => Some(fields.read().map(Self::Encoder)),
             "flowformer_vision" => Some(fields.read().map(Self::FlowformerVision)),
             "flowformer_series" => Some(fields.read().map(Self::FlowformerSeries)),
+            "image" => Some(fields.read().map(Self::Image)),
             _ => None,
         })
     }
@@ -59,9 +63,15 @@ impl From<FlowformerSeriesConfig> for ModelConfig {
     }
 }
 
+impl From<ImageConfig> for ModelConfig {
+    fn from(config: ImageConfig) -> Self {
+        Self::Image(config)
+    }
+}
+
 impl ModelConfig {
     /// The names of all kinds.
-    pub const KINDS: [&str; 4] = ["decoder", "encoder", "flowformer_vision", "flowformer_series"];
+    pub const KINDS: [&str; 5] = ["decoder", "encoder", "flowformer_vision", "flowformer_series", "image"];
 
     /// The name of its kind.
     pub fn kind(&self) -> &'static str {
@@ -70,6 +80,7 @@ impl ModelConfig {
             Self::Encoder(_) => "encoder",
             Self::FlowformerVision(_) => "flowformer_vision",
             Self::FlowformerSeries(_) => "flowformer_series",
+            Self::Image(_) => "image",
         }
     }
 
@@ -80,6 +91,7 @@ impl ModelConfig {
             Self::Encoder(config) => config.length,
             Self::FlowformerVision(config) => (config.image / config.patch.max(1)).pow(2),
             Self::FlowformerSeries(config) => config.length,
+            Self::Image(config) => config.map().iter().product(),
         }
     }
 
@@ -90,6 +102,7 @@ impl ModelConfig {
             Self::Encoder(config) => config.layers,
             Self::FlowformerVision(config) => config.depths.iter().sum(),
             Self::FlowformerSeries(config) => config.layers,
+            Self::Image(config) => config.depths.iter().sum(),
         }
     }
 
@@ -100,6 +113,7 @@ impl ModelConfig {
             Self::Encoder(config) => config.d_model,
             Self::FlowformerVision(config) => config.widths.first().copied().unwrap_or_default(),
             Self::FlowformerSeries(config) => config.d_model,
+            Self::Image(config) => config.widths.first().copied().unwrap_or_default(),
         }
     }
 
@@ -111,6 +125,7 @@ impl ModelConfig {
             }
             Self::FlowformerVision(config) => vec![if config.full_attention { "softmax" } else { "flow" }],
             Self::FlowformerSeries(_) => vec!["flow"],
+            Self::Image(config) => config.mixers.iter().map(MapMixerConfig::kind).collect(),
         }
     }
 
@@ -129,6 +144,7 @@ impl ModelConfig {
             Self::Encoder(config) => Model::Encoder(config.init(device)?),
             Self::FlowformerVision(config) => Model::FlowformerVision(config.init(device)?),
             Self::FlowformerSeries(config) => Model::FlowformerSeries(config.init(device)?),
+            Self::Image(config) => Model::Image(config.init(device)?),
         })
     }
 }
@@ -145,6 +161,8 @@ pub enum Model {
     FlowformerVision(FlowformerVision),
     /// Flowformer for series to be told apart.
     FlowformerSeries(FlowformerSeries),
+    /// A network for images with any mixer.
+    Image(ImageClassifier),
 }
 
 impl Model {
@@ -155,6 +173,7 @@ impl Model {
             Self::Encoder(model) => model.params(),
             Self::FlowformerVision(model) => model.num_params(),
             Self::FlowformerSeries(model) => model.num_params(),
+            Self::Image(model) => model.params(),
         }
     }
 
@@ -179,6 +198,7 @@ impl Model {
         match self {
             Self::Decoder(model) => Some(model.training_flops_per_token(context)),
             Self::Encoder(model) => Some(model.training_flops_per_token(context)),
+            Self::Image(model) => Some(model.training_flops_per_token()),
             Self::FlowformerVision(_) | Self::FlowformerSeries(_) => None,
         }
     }

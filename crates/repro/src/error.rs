@@ -99,7 +99,11 @@ impl Error {
             Self::Train(error) => error.hint(),
             Self::UnknownMixer { suggestion: Some(name), .. } => Some(format!("did you mean `{name}`?")),
             Self::UnknownMixer { suggestion: None, .. } => {
-                Some(format!("choose from {}, or join them as in `3*kimi_delta+softmax`", regard::MixerConfig::KINDS.join(", ")))
+                let [sequences, images] = [regard::MixerConfig::KINDS, regard::ImageMixerConfig::KINDS].map(|kinds| kinds.join(", "));
+                Some(format!("choose from {sequences}, for images also {images}, or join them as in `3*kimi_delta+softmax`"))
+            }
+            Self::Size { rule, .. } if !rule.starts_with("`heads`") => {
+                Some("choose another size (--size, for images the patch), or give the mixer other options in a file (--config)".into())
             }
             Self::Size { .. } => Some("H must divide D, for rotary positions into even parts: as in `--size D=96,L=2,H=3`".into()),
             Self::Unmatched { .. } => Some("make the model larger (--size), or leave this candidate out".into()),

@@ -4,8 +4,8 @@ use std::{
 };
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValue, PossibleValuesParser};
-use regard_repro::compare::{Budget, Candidate, CompareConfig, Comparison, Context, Size, compare, resume};
-use regard_train::{TaskConfig, data::DataConfig};
+use regard_repro::compare::{Budget, CompareConfig, Comparison, Context, Size, compare, resume};
+use regard_train::{ClassifyConfig, TaskConfig, data::DataConfig, tasks::View};
 
 use crate::{
     cli::command_line,
@@ -18,9 +18,10 @@ use crate::{
 
 /// Compare mechanisms on one task, with equal weights, data, order, schedule and budget
 ///
-/// Every candidate is a small decoder that differs in its attention alone: the width of its MLP is solved so that all have the same
+/// Every candidate is a small network that differs in its attention alone: the width of its MLP is solved so that all have the same
 /// number of weights within 2 %. The table shows quality, time and memory, best first; report.html in the folder adds the curves, how
-/// cost grows with length, and a text from each model. Without arguments all mechanisms read an embedded text for about two minutes.
+/// cost grows with length or the size of images, and a text from each language model. Without arguments the usual mechanisms read an
+/// embedded text for about two minutes.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -33,7 +34,8 @@ pub(crate) struct Args {
     /// How text becomes tokens: byte, char, word, or a Hugging Face tokenizer.json [default: usual for the data]
     #[arg(long, value_name = "NAME|FILE")]
     tokenizer: Option<String>,
-    /// Candidates: ids of `regard list`, or layers of several, as in 3*kimi_delta+softmax [default: softmax,lightning,kimi_delta,flow]
+    /// Candidates: ids of `regard list`, or layers of several, as in 3*kimi_delta+softmax; for images also vit, resnet and layers over maps
+    /// [default: softmax,lightning,kimi_delta,flow; of images vit,resnet,neighborhood,window,channel]
     #[arg(long, value_name = "A,B,…", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     mixers: Vec<String>,
     /// A time for all of it (90s, 2m, 1h30m), or steps=N or tokens=N (k, M) for each run [default: 2m]
@@ -45,6 +47,9 @@ pub(crate) struct Args {
     /// Model: tiny (D=64,L=2), small (D=128,L=4), or width and layers, and heads if wanted: D=256,L=6,H=8 [default: tiny]
     #[arg(long)]
     size: Option<Size>,
+    /// classify: images as such, for any mixer, or as sequences of gray pixels [default: image]
+    #[arg(long, value_name = "image|pixels", value_parser = PossibleValuesParser::new(["image", "pixels"]))]
+    view: Option<String>,
     /// Tokens per training sequence [default: 128]
     #[arg(long, value_name = "T")]
     context: Option<usize>,
@@ -72,6 +77,7 @@ Examples:
   regard compare --task recall --budget 5m --json
   regard compare --task listops --mixers softmax,flow,nprf
   regard compare --task forecast --data etth1
+  regard compare --task classify --data fashion-mnist --mixers vit,resnet,neighborhood,halo,flow
   regard compare --resume --out runs/book";
 
 /// The names of the tasks, each with what it is.
@@ -132,6 +138,17 @@ impl Args {
             (None, Some(task)) => CompareConfig::new(task),
             (None, None) => CompareConfig::lm(),
         };
+        if let Some(view) = &self.view {
+            let TaskConfig::Classify(classify) = config.task else {
+                return Err(Failure::new(format!("the task `{}` has no images: it takes no --view", config.task.kind())));
+            };
+            let view = if view == "pixels" { View::Pixels } else { View::Image };
+            let task = TaskConfig::Classify(ClassifyConfig { view, ..classify });
+            config = match self.config {
+                Some(_) => CompareConfig { task, ..config },
+                None => CompareConfig::seeing(task),
+            };
+        }
         if self.config.is_some() && self.task.is_some() {
             return Err(Failure::new("--task and --config cannot be used together: the file names the task"));
         }
@@ -163,12 +180,11 @@ impl Args {
         if let Some(size) = self.size {
             config.size = size;
         }
-        let heads = config.size.heads;
         if !self.mixers.is_empty() {
-            config.candidates = self.mixers.iter().map(|name| Candidate::parse(name, heads)).collect::<Result<_, _>>()?;
+            config.candidates = self.mixers.iter().map(|name| config.candidate(name)).collect::<Result<_, _>>()?;
         } else if self.size.is_some() {
             let names = config.candidates.iter().map(|candidate| &candidate.name);
-            config.candidates = names.map(|name| Candidate::parse(name, heads)).collect::<Result<_, _>>()?;
+            config.candidates = names.map(|name| config.candidate(name)).collect::<Result<_, _>>()?;
         }
         Ok(config)
     }
@@ -183,6 +199,7 @@ impl Args {
             || self.seeds.is_some()
             || self.size.is_some()
             || self.context.is_some()
+            || self.view.is_some()
     }
 
     fn folder(&self) -> Result<PathBuf, Failure> {

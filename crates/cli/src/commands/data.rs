@@ -68,7 +68,7 @@ fn list(output: &Output) -> Result<(), Failure> {
     for set in DATA_SETS {
         let place = match data::locate(set.name) {
             Some(path) => path.display().to_string(),
-            None if set.name == "embedded" => "in the program".into(),
+            None if set.name == "embedded" || data::Scene::named(set.name).is_some() => "in the program".into(),
             None if set.files.is_empty() => format!("bring it: $REGARD_DATA/{}", set.name),
             None => format!("`regard data get {}`", set.name),
         };

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::builder::PossibleValuesParser;
-use regard::MixerConfig;
+use regard_models::MapMixerConfig;
 use regard_repro::machine::Machine;
 use regard_train::{
     Hooks, Outcome, Run, Sampling, Status, Trainer, generate,
@@ -40,8 +40,8 @@ pub(crate) struct Args {
     /// Replace one key of the file; VALUE is TOML, a bare word is text
     #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with = "resume")]
     overrides: Vec<Override>,
-    /// Train this mechanism instead of the file's, with as many heads
-    #[arg(long, value_name = "ID", conflicts_with = "resume", value_parser = PossibleValuesParser::new(MixerConfig::KINDS))]
+    /// Train this mechanism instead of the file's, with as many heads; those over maps go into models of kind `image`
+    #[arg(long, value_name = "ID", conflicts_with = "resume", value_parser = PossibleValuesParser::new(MapMixerConfig::KINDS))]
     mixer: Option<String>,
     #[command(flatten)]
     device: DeviceArg,
@@ -59,6 +59,7 @@ Examples:
   regard train recipes/shakespeare-char.toml --mixer lightning --set train.steps=500 --out runs/short
   regard train recipes/shakespeare-char.toml --set 'model.mixers=[{kind=\"kimi_delta\",heads=4},{kind=\"softmax\",heads=4}]'
   regard train recipes/listops.toml --mixer softmax
+  regard train recipes/fashion-neighborhood.toml --mixer channel
   regard train --resume runs/short";
 
 pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {

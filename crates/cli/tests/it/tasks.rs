@@ -134,6 +134,38 @@ fn tasks_are_compared_by_what_they_measure() {
 }
 
 #[test]
+fn images_are_compared_in_networks_with_any_mixer_and_measured_against_their_size() {
+    let place = with_data();
+    let config = "context = 1\nbatch = 2\nseeds = [1]\nevaluations = 1\neval_tokens = 200\nbudget = { steps = 3 }\n\
+                  size = { d_model = 64, layers = 1, heads = 2 }\ntask = { kind = \"classify\", view = \"image\", augment = { flip = 0.5, mixup = 0.3 } }\n\
+                  data = { source = \"images\" }\nscaling = { seconds = 0.1, shortest = 8, longest = 16 }\n\
+                  candidates = [{ name = \"all\", mixers = [{ kind = \"polarized\" }] }]\n";
+    place.write("compare.toml", config);
+    let mixers = "vit,resnet,halo,window,channel,strip,polarized,flow,lightning";
+    let json = place.json(&["compare", "--config", "compare.toml", "--mixers", mixers, "--out", "out", "--json"]);
+    assert_eq!((&json["complete"], &json["image"]["size"], &json["image"]["patch"]), (&true.into(), &[4, 4].into(), &1.into()));
+    let candidates = json["candidates"].as_array().unwrap();
+    assert_eq!(candidates.len(), 9);
+    let weights: Vec<f64> = candidates.iter().map(|c| c["params"].as_f64().unwrap()).collect();
+    assert!(weights.iter().all(|w| weights.iter().all(|other| w / other < 1.02)), "{weights:?}");
+    assert!(candidates.iter().all(|c| c["accuracy"].is_number()));
+    let curves = json["scaling"]["curves"].as_array().unwrap();
+    assert!(curves.iter().all(|c| c["points"][0]["side"] == 8 && c["points"][0]["tokens"] == 64), "{curves:?}");
+    let page = place.read("out/report.html");
+    assert!(page.contains("Cost against size") && page.contains("images of 4 × 4 pixels, 1 channel, 2 classes"));
+    let table = place.stdout(&["compare", "--resume", "--out", "out"]);
+    assert!(table.contains("images/s") && table.contains("accuracy"), "{table}");
+    let failure = place.failure(&["compare", "--config", "compare.toml", "--mixers", "neighborhood", "--out", "small"]);
+    assert!(failure.error.contains("does not fit the mixer `neighborhood`: `"), "{failure:?}");
+    let failure = place.failure(&["compare", "--config", "compare.toml", "--mixers", "hallo", "--out", "small"]);
+    assert!(failure.hint.contains("did you mean `halo`?"), "{failure:?}");
+    let failure = place.failure(&["compare", "--task", "classify", "--view", "pixels", "--data", "images", "--mixers", "halo"]);
+    assert!(failure.error.contains("`halo`, which is for images"), "{failure:?}");
+    let failure = place.failure(&["compare", "--view", "pixels"]);
+    assert_eq!(failure.error, "the task `lm` has no images: it takes no --view");
+}
+
+#[test]
 fn data_that_do_not_fit_the_task_are_named_with_the_rule() {
     let place = with_data();
     let fails = |config: &str, part: &str| {
@@ -152,7 +184,7 @@ fn data_that_do_not_fit_the_task_are_named_with_the_rule() {
     );
     fails(
         "task = { kind = \"classify\", view = \"image\" }\ndata = { source = \"images\" }",
-        "`model.kind` must be `flowformer_vision` for images",
+        "`model.kind` must be `image` or `flowformer_vision` for images",
     );
     fails("task = { kind = \"forecast\" }\ndata = { source = \"images\" }", "it is a folder, not a CSV file");
     fails("task = { kind = \"forecast\", horizon = 500 }\ndata = { source = \"series.csv\" }", "`task.horizon` must be short enough");

@@ -1,6 +1,7 @@
 use std::{fmt, str::FromStr};
 
 use regard::MixerConfig;
+use regard_models::MapMixerConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -153,20 +154,46 @@ fn parse_seconds(text: &str) -> Option<f64> {
 pub struct Candidate {
     /// Its name in tables, and of its run folders.
     pub name: String,
-    /// The mixers, as in [`DecoderConfig::mixers`](regard_models::DecoderConfig::mixers).
-    pub mixers: Vec<MixerConfig>,
+    /// The mixers, as in [`DecoderConfig::mixers`](regard_models::DecoderConfig::mixers); for images, as in
+    /// [`ImageConfig::mixers`](regard_models::ImageConfig::mixers).
+    pub mixers: Vec<MapMixerConfig>,
 }
 
 impl Candidate {
     /// Softmax attention and the linear-time mechanisms that take its place.
     pub const USUAL: &[&str] = &["softmax", "lightning", "kimi_delta", "flow"];
 
+    /// For images: a vision transformer, a ResNet, and layers over maps.
+    pub const USUAL_IMAGES: &[&str] = &["vit", "resnet", "neighborhood", "window", "channel"];
+    /// Whole networks for images by name, and the mixer that makes them.
+    const NETWORKS: &[(&str, &str)] = &[("vit", "softmax"), ("resnet", "conv")];
+
     /// The candidate of a name: a kind of [`MixerConfig`], or several joined by `+`, each with a count or without, such as
     /// `3*kimi_delta+softmax`. The mixers have the defaults of their papers, and no positions but their own.
     ///
     /// # Errors
-    /// If a kind is unknown or a count is not a positive number.
+    /// If a kind is unknown or one of layers over maps, or a count is not a positive number.
     pub fn parse(name: &str, heads: usize) -> Result<Self> {
+        Self::read(name, MixerConfig::KINDS, |kind| match MapMixerConfig::named(kind, heads) {
+            Some(MapMixerConfig::Sequence(_)) => Ok(MixerConfig::named(kind, heads).map(Into::into)),
+            Some(_) => Err(of_images(kind)),
+            None => Ok(None),
+        })
+    }
+
+    /// As [`parse`](Self::parse) for images: the kinds are those of [`MapMixerConfig`], or `vit` and `resnet`.
+    ///
+    /// # Errors
+    /// If a kind is unknown or a count is not a positive number.
+    pub fn parse_image(name: &str, heads: usize) -> Result<Self> {
+        let networks: Vec<_> = Self::NETWORKS.iter().map(|(network, _)| *network).collect();
+        Self::read(name, &[MapMixerConfig::KINDS, &networks].concat(), |kind| {
+            let kind = Self::NETWORKS.iter().find(|(network, _)| *network == kind).map_or(kind, |(_, mixer)| mixer);
+            Ok(MapMixerConfig::named(kind, heads))
+        })
+    }
+
+    fn read(name: &str, kinds: &[&'static str], named: impl Fn(&str) -> Result<Option<MapMixerConfig>>) -> Result<Self> {
         let mut mixers = Vec::new();
         for part in name.split('+') {
             let (count, kind) = match part.split_once('*') {
@@ -174,9 +201,9 @@ impl Candidate {
                 None => (Some(1), part.trim()),
             };
             let count = count.ok_or_else(|| Error::value("mixers", "kinds with positive counts, as in `3*kimi_delta+softmax`", part))?;
-            let mixer = MixerConfig::named(kind, heads).ok_or_else(|| Error::UnknownMixer {
+            let mixer = named(kind)?.ok_or_else(|| Error::UnknownMixer {
                 name: kind.into(),
-                suggestion: regard_train::suggest::closest(kind, MixerConfig::KINDS.iter().copied()),
+                suggestion: regard_train::suggest::closest(kind, kinds.iter().copied()),
             })?;
             mixers.extend(std::iter::repeat_n(mixer, count));
         }
@@ -185,14 +212,30 @@ impl Candidate {
 
     /// One candidate for each of [`Self::USUAL`].
     pub fn usual(heads: usize) -> Vec<Self> {
-        let named = |kind: &&str| MixerConfig::named(kind, heads).map(|mixer| Self { name: (*kind).into(), mixers: vec![mixer] });
-        Self::USUAL.iter().filter_map(named).collect()
+        Self::USUAL.iter().filter_map(|kind| Self::parse(kind, heads).ok()).collect()
+    }
+
+    /// One candidate for each of [`Self::USUAL_IMAGES`].
+    pub fn usual_images(heads: usize) -> Vec<Self> {
+        Self::USUAL_IMAGES.iter().filter_map(|kind| Self::parse_image(kind, heads).ok()).collect()
+    }
+
+    /// The mixers, all of them layers over sequences.
+    ///
+    /// # Errors
+    /// If one is a layer over maps.
+    pub(super) fn sequence_mixers(&self) -> Result<Vec<MixerConfig>> {
+        self.mixers.iter().map(|mixer| mixer.sequence().cloned().ok_or_else(|| of_images(mixer.kind()))).collect()
     }
 
     /// The name as part of a path.
     pub(super) fn folder(&self) -> String {
         self.name.chars().map(|c| if c.is_ascii_alphanumeric() || "_-.+".contains(c) { c } else { '-' }).collect()
     }
+}
+
+fn of_images(kind: &str) -> Error {
+    Error::value("mixers", "layers over sequences for this task", format!("`{kind}`, which is for images: the task `classify`"))
 }
 
 #[cfg(test)]
@@ -244,5 +287,20 @@ mod tests {
         assert_eq!(error.to_string(), "there is no mixer `sofmax`");
         assert_eq!(error.hint().unwrap(), "did you mean `softmax`?");
         assert!(Candidate::parse("0*softmax", 2).unwrap_err().to_string().contains("positive counts"));
+        assert_eq!(Candidate::parse_image("reznet", 2).unwrap_err().hint().unwrap(), "did you mean `resnet`?");
+    }
+
+    #[test]
+    fn images_have_layers_over_maps_and_over_sequences_and_networks_by_name() {
+        let kinds = |name| Candidate::parse_image(name, 2).unwrap().mixers.iter().map(MapMixerConfig::kind).collect::<Vec<_>>();
+        assert_eq!(kinds("vit"), ["softmax"]);
+        assert_eq!(kinds("resnet+2*neighborhood"), ["conv", "neighborhood", "neighborhood"]);
+        for kind in MapMixerConfig::KINDS {
+            assert_eq!(kinds(kind), [*kind]);
+        }
+        let softmax = Candidate::parse_image("softmax", 2).unwrap().mixers;
+        assert!(matches!(&softmax[0], MapMixerConfig::Sequence(MixerConfig::Softmax(config)) if config.rotary_base.is_none()));
+        let error = Candidate::parse("softmax+halo", 2).unwrap_err().to_string();
+        assert_eq!(error, "`mixers` must be layers over sequences for this task, got `halo`, which is for images: the task `classify`");
     }
 }

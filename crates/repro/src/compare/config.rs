@@ -1,11 +1,14 @@
 use std::path::Path;
 
 use regard::MixerConfig;
-use regard_models::{DecoderConfig, EncoderConfig, ModelConfig};
+use regard_models::{
+    DecoderConfig, EncoderConfig, ImageConfig, MapMixerConfig, ModelConfig,
+    image::{MapPositions, StemKind},
+};
 use regard_train::{
     EvalConfig, LmConfig, OptimizerConfig, RunConfig, TaskConfig, TrainConfig,
     data::DataConfig,
-    tasks::{CopyConfig, RecallConfig},
+    tasks::{ClassifyConfig, CopyConfig, RecallConfig, View},
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +38,9 @@ pub struct CompareConfig {
     pub budget: Budget,
     /// Size of the models.
     pub size: Size,
+    /// Rows and columns of pixels that are a token, of images; nothing = [`ImageConfig::usual_patch`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch: Option<usize>,
     /// What is learned.
     pub task: TaskConfig,
     /// The data, for a task that needs some.
@@ -59,11 +65,11 @@ pub struct CompareConfig {
 pub struct ScalingConfig {
     /// Seconds for all candidates; nothing = what a budget in seconds leaves, otherwise 30. 0 = no measurement.
     pub seconds: Option<f64>,
-    /// Shortest length.
+    /// Shortest length in tokens; of images their side in pixels.
     pub shortest: usize,
-    /// Longest length.
+    /// Longest length, or side.
     pub longest: usize,
-    /// Sequences at once.
+    /// Sequences, or images, at once.
     pub batch: usize,
 }
 
@@ -72,6 +78,15 @@ impl Default for ScalingConfig {
         Self { seconds: None, shortest: 512, longest: 32_768, batch: 1 }
     }
 }
+
+impl ScalingConfig {
+    fn of_images() -> Self {
+        Self { shortest: 32, longest: 512, ..Self::default() }
+    }
+}
+
+/// Validation tokens of an evaluation of images: a thousand of those that are cut into 16 × 16 patches.
+const IMAGE_EVAL_TOKENS: usize = 1000 * 256;
 
 /// How sample texts are drawn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,10 +122,18 @@ fn default_optimizer() -> OptimizerConfig {
 }
 
 impl CompareConfig {
-    /// The usual mixers in tiny models, one seed, two minutes; a task that reads data gets those it is known for.
+    /// The usual mixers in tiny models, one seed, two minutes; a task that reads data gets those it is known for. Images are seen as images.
     pub fn new(task: TaskConfig) -> Self {
+        match task {
+            TaskConfig::Classify(classify) => Self::seeing(TaskConfig::Classify(ClassifyConfig { view: View::Image, ..classify })),
+            other => Self::seeing(other),
+        }
+    }
+
+    /// [`new`](Self::new) with images as the task sees them.
+    pub fn seeing(task: TaskConfig) -> Self {
         let size = Size::TINY;
-        Self {
+        let sequences = Self {
             context: 128,
             batch: 8,
             steps: None,
@@ -119,12 +142,24 @@ impl CompareConfig {
             eval_tokens: default_eval_tokens(),
             budget: Budget::Seconds(120.0),
             size,
+            patch: None,
             data: task.usual_data().map(|(_, source)| DataConfig::new(source)),
             task,
             optimizer: default_optimizer(),
             scaling: ScalingConfig::default(),
             sample: SampleConfig::default(),
             candidates: Candidate::usual(size.heads),
+        };
+        if !sequences.of_images() {
+            return sequences;
+        }
+        Self {
+            batch: 32,
+            evaluations: 4,
+            eval_tokens: IMAGE_EVAL_TOKENS,
+            scaling: ScalingConfig::of_images(),
+            candidates: Candidate::usual_images(size.heads),
+            ..sequences
         }
     }
 
@@ -183,6 +218,7 @@ impl CompareConfig {
             ("size.d_model", self.size.d_model),
             ("size.layers", self.size.layers),
             ("size.heads", self.size.heads),
+            ("patch", self.patch.unwrap_or(1)),
             ("scaling.shortest", self.scaling.shortest),
             ("scaling.batch", self.scaling.batch),
             ("candidates", self.candidates.len()),
@@ -196,6 +232,9 @@ impl CompareConfig {
         }
         if !(self.sample.temperature >= 0.0 && self.sample.temperature.is_finite()) {
             return Err(Error::value("sample.temperature", "at least 0", self.sample.temperature));
+        }
+        if !self.of_images() {
+            self.candidates.iter().try_for_each(|candidate| candidate.sequence_mixers().map(drop))?;
         }
         let folders: Vec<_> = self.candidates.iter().map(Candidate::folder).collect();
         if let Some(twice) = (1..folders.len()).find(|i| folders[..*i].contains(&folders[*i])) {
@@ -212,15 +251,41 @@ impl CompareConfig {
         self.batch * self.context
     }
 
-    /// The model of a candidate with an inner width of the channel mixers: a decoder where tokens are predicted, else an encoder, whose mixers
-    /// look in both directions if all of them can and the task does not go forward in time.
-    pub(super) fn model(&self, candidate: &Candidate, vocab: usize, d_ff: usize) -> ModelConfig {
-        let (Size { d_model, layers, .. }, mixers) = (self.size, candidate.mixers.clone());
+    /// Whether images are seen as images: any mixer goes, and cost is measured against their side.
+    pub fn of_images(&self) -> bool {
+        matches!(&self.task, TaskConfig::Classify(classify) if classify.view == View::Image)
+    }
+
+    /// The candidate of a name, for the task.
+    ///
+    /// # Errors
+    /// As [`Candidate::parse`], or [`Candidate::parse_image`].
+    pub fn candidate(&self, name: &str) -> Result<Candidate> {
+        let heads = self.size.heads;
+        if self.of_images() { Candidate::parse_image(name, heads) } else { Candidate::parse(name, heads) }
+    }
+
+    /// The model of a candidate with an inner width of the channel mixers: a decoder where tokens are predicted, a network for images where
+    /// images are seen, else an encoder, whose mixers look in both directions if all of them can and the task does not go forward in time.
+    ///
+    /// # Errors
+    /// If a mixer is not one for the task.
+    pub(super) fn model(&self, candidate: &Candidate, vocab: usize, d_ff: usize) -> Result<ModelConfig> {
+        let Size { d_model, layers, .. } = self.size;
+        if self.of_images() {
+            let mixers = candidate.mixers.clone();
+            // A ResNet knows places by its borders, and begins with convolutions.
+            let convolutions = mixers.iter().all(|mixer| matches!(mixer, MapMixerConfig::Conv(_)));
+            let (stem, positions) = if convolutions { (StemKind::Conv, MapPositions::None) } else { Default::default() };
+            let patch = self.patch.unwrap_or_default();
+            return Ok(ImageConfig { d_ff, stem, positions, patch, ..ImageConfig::open(d_model, layers, mixers) }.into());
+        }
+        let mixers = candidate.sequence_mixers()?;
         if self.task.predicts_tokens() {
-            return DecoderConfig { d_ff, ..DecoderConfig::new(vocab, d_model, layers, mixers, self.context) }.into();
+            return Ok(DecoderConfig { d_ff, ..DecoderConfig::new(vocab, d_model, layers, mixers, self.context) }.into());
         }
         let causal = matches!(self.task, TaskConfig::Control(_)) || !mixers.iter().all(MixerConfig::is_bidirectional);
-        EncoderConfig { d_ff, causal, ..EncoderConfig::open(d_model, layers, mixers) }.into()
+        Ok(EncoderConfig { d_ff, causal, ..EncoderConfig::open(d_model, layers, mixers) }.into())
     }
 
     /// The run of a model over `steps` steps: the same for all but for the model and the seed.

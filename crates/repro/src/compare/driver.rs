@@ -7,7 +7,7 @@ use std::{
 use regard_train::{StepCost, Task, Tokenizer, measure_step};
 
 use super::{
-    Budget, CandidateResult, CompareConfig, CompareEvent, Comparison, Context, SeedResult,
+    Budget, CandidateResult, CompareConfig, CompareEvent, Comparison, Context, ImageFacts, SeedResult,
     report::{report, write_plots},
     runs::{Runs, run_folder},
     scaling,
@@ -29,6 +29,9 @@ const SCALING_SHARE: f64 = 0.25;
 const SPARE_SHARE: f64 = 0.05;
 /// Largest share of the training time that evaluations take.
 const EVALUATION_SHARE: f64 = 0.2;
+/// An evaluation has at least so many tokens, or images: accuracy is to be told from chance.
+const LEAST_TOKENS: usize = 2048;
+const LEAST_IMAGES: usize = 200;
 /// Seconds for cost against length where the budget is not in seconds.
 const SCALING_SECONDS: f64 = 30.0;
 /// Steps that are timed before the number of steps is chosen.
@@ -76,7 +79,7 @@ impl<'a> Driver<'a> {
     fn new(mut config: CompareConfig, out: &Path, mut context: Context<'a>) -> Result<Self> {
         let begun = Instant::now();
         let first = &config.candidates[0];
-        let task = Task::load(&config.run(config.model(first, 0, 1), 1, 0))?;
+        let task = Task::load(&config.run(config.model(first, 0, 1)?, 1, 0))?;
         let matched = match_weights(&config, &task)?;
         config.context = matched[0].model.context();
         fs::create_dir_all(out).map_err(Error::file(out))?;
@@ -136,7 +139,8 @@ impl<'a> Driver<'a> {
         let evaluations = self.config.evaluations as f64;
         if evaluation * evaluations > EVALUATION_SHARE * per_seed {
             let shrink = EVALUATION_SHARE * per_seed / (evaluation * evaluations);
-            let least = self.config.eval_tokens.min(2048);
+            let least = if self.config.of_images() { LEAST_IMAGES * self.config.context } else { LEAST_TOKENS };
+            let least = self.config.eval_tokens.min(least);
             let tokens = ((self.config.eval_tokens as f64 * shrink) as usize).max(least);
             evaluation *= tokens as f64 / self.config.eval_tokens as f64;
             self.config.eval_tokens = tokens;
@@ -167,7 +171,7 @@ impl<'a> Driver<'a> {
         if seconds == 0.0 {
             return Ok(None);
         }
-        let scaling = scaling::scaling(&self.config, seconds, &mut self.context)?;
+        let scaling = scaling::scaling(&self.config, &self.matched, seconds, &mut self.context)?;
         if self.context.stopped() {
             return Err(Error::Interrupted { path: self.out.clone() });
         }
@@ -194,6 +198,7 @@ impl<'a> Driver<'a> {
             data: config.data.as_ref().map(|d| d.source.clone()),
             unit: self.task.tokenizer().map_or("token", Tokenizer::unit).into(),
             vocab: self.task.vocab(),
+            image: ImageFacts::of(&self.matched[0].model),
             d_model: config.size.d_model,
             layers: config.size.layers,
             heads: config.size.heads,

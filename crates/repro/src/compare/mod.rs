@@ -22,6 +22,6 @@ pub use config::{CompareConfig, SampleConfig, ScalingConfig};
 pub use driver::{compare, resume};
 pub use events::{CompareEvent, CompareLog, CompareObserver, Context};
 pub use report::report;
-pub use result::{CandidateResult, Comparison, Sample, SeedResult, StateBytes};
+pub use result::{CandidateResult, Comparison, ImageFacts, Sample, SeedResult, StateBytes};
 pub use scaling::{Curve, Point, Scaling};
 pub use weights::MatchedCandidate;

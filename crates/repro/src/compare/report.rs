@@ -6,7 +6,7 @@ use regard_train::{
     report::{Axis, Plot, Quantity, Series, code, facts, folded, page, plots, sample},
 };
 
-use super::{CandidateResult, CompareConfig, Comparison, Scaling};
+use super::{CandidateResult, CompareConfig, Comparison, ImageFacts, Scaling};
 use crate::Result;
 
 /// The page `report.html` of a comparison in the folder `out`, whose runs hold the curves.
@@ -21,7 +21,7 @@ pub fn report(comparison: &Comparison, config: &CompareConfig, out: &Path) -> Re
         h2 { "Quality" }
         (plots(&quality))
         @if let Some(scaling) = scaling.filter(|s| s.curves.iter().any(|c| !c.points.is_empty())) {
-            h2 { "Cost against length" }
+            h2 { "Cost against " (if scaling.patch.is_some() { "size" } else { "length" }) }
             (cost_lead(scaling))
             (plots(&cost(scaling)))
             (cost_table(scaling))
@@ -76,13 +76,14 @@ fn task_name(task: &str) -> &str {
 fn lead(c: &Comparison) -> String {
     let params = c.candidates.first().map_or(0, |c| c.params);
     let seeds = c.candidates.iter().map(|c| c.seeds.len()).max().unwrap_or(0);
+    let (per, what) = if c.image.is_some() { (c.context.max(1), "images") } else { (1, "tokens") };
     format!(
-        "{} with {} of about {} parameters each: the same data in the same order, the same schedule, {} steps of {} tokens, {seeds} {}.{}",
+        "{} with {} of about {} parameters each: the same data in the same order, the same schedule, {} steps of {} {what}, {seeds} {}.{}",
         capital(task_name(&c.task)),
         if c.candidates.len() == 1 { "a model".to_owned() } else { format!("{} models", c.candidates.len()) },
         Quantity::Count.text(params as f64, 3),
         c.steps,
-        Quantity::Count.text(c.tokens as f64 / c.steps.max(1) as f64, 3),
+        Quantity::Count.text(c.tokens as f64 / (c.steps.max(1) * per) as f64, 3),
         if seeds == 1 { "seed" } else { "seeds" },
         if c.complete { "" } else { " Not finished yet: this page shows what there is." },
     )
@@ -160,20 +161,24 @@ fn headline(c: &Comparison) -> Markup {
                         }
                     }
                 }
-                @if !exponents.is_empty() { td data-label="Time" { span.value { @match c.exponents(&candidate.mixer)[0] { Some(p) => (power(p)), None => "–" } } } }
+                @if !exponents.is_empty() {
+                    td data-label="Time" { span.value { @match c.exponents(&candidate.mixer)[0] { Some(p) => (power(c.image.is_some(), p)), None => "–" } } }
+                }
             } } }
         } }
         p.small {
             "Best first. The best value of a column is marked"
             @if c.candidates.iter().any(|c| c.seeds.len() > 1) { "; under a mean stand the lowest and the highest of the seeds" }
-            ". The state is what decoding keeps per sequence."
+            "."
+            @if c.candidates.iter().any(|c| !c.state_bytes.is_empty()) { " The state is what decoding keeps per sequence." }
+            @if c.image.is_some() { " Tokens are the patches of images." }
         }
     }
 }
 
-/// `T` with its exponent raised.
-fn power(p: f64) -> Markup {
-    html! { "∝ T" sup { (format!("{p:.2}")) } }
+/// The length T, or the side of images, with its exponent raised.
+fn power(images: bool, p: f64) -> Markup {
+    html! { "∝ " (if images { "side" } else { "T" }) sup { (format!("{p:.2}")) } }
 }
 
 /// The evaluations of a candidate's runs.
@@ -246,14 +251,19 @@ fn quality(c: &Comparison, curves: &[Curves]) -> Vec<Plot> {
 
 fn cost_lead(s: &Scaling) -> Markup {
     let to = s.curves.iter().filter(|c| c.time_exponent.is_some()).filter_map(|c| c.fit_to).max();
+    let (what, unit) = if s.patch.is_some() { ("image", "pixels") } else { ("sequence", "tokens") };
     html! {
         p {
             "One mixer layer of width " (s.d_model) " with " (s.heads) @if s.heads == 1 { " head" } @else { " heads" }
-            ", alone, on " (s.batch) @if s.batch == 1 { " sequence" } @else { " sequences" }
+            ", alone, on " (s.batch) " " (what) @if s.batch != 1 { "s" }
+            @if let Some(patch) = s.patch { ", one token for each " (patch) " × " (patch) " pixels" }
             ": forward and backward. A curve ends where its next point did not fit into the time."
+            @if s.patch.is_some() && s.curves.iter().any(|c| c.mixer.contains("conv") || c.mixer.contains("resnet")) {
+                " Of convolutions it is the whole block, which has no channel mixer."
+            }
             @if let Some(to) = to {
                 " Exponents are fitted by least squares on both logarithms, from "
-                (Quantity::Length.text(s.fit_from as f64, 3)) " tokens to " (Quantity::Length.text(to as f64, 3))
+                (Quantity::Length.text(s.fit_from as f64, 3)) " " (unit) " to " (Quantity::Length.text(to as f64, 3))
                 ", or as far as a curve goes."
             }
         }
@@ -261,32 +271,41 @@ fn cost_lead(s: &Scaling) -> Markup {
 }
 
 fn cost(s: &Scaling) -> Vec<Plot> {
+    let images = s.patch.is_some();
+    let symbol = if images { "side" } else { "T" };
     let series = |value: fn(&super::Point) -> Option<f64>, exponent: fn(&super::Curve) -> Option<f64>| -> Vec<Series> {
         let one = |(style, curve): (usize, &super::Curve)| Series {
             name: curve.mixer.clone(),
-            note: exponent(curve).map_or(String::new(), |p| format!("T^{p:.2}")),
+            note: exponent(curve).map_or(String::new(), |p| format!("{symbol}^{p:.2}")),
             style,
-            points: curve.points.iter().filter_map(|p| value(p).map(|v| (p.tokens as f64, v))).collect(),
+            points: curve.points.iter().filter_map(|p| value(p).map(|v| (p.at() as f64, v))).collect(),
             ..Series::default()
         };
         s.curves.iter().enumerate().map(one).collect()
     };
-    let length = || Axis::log2("sequence length T (tokens)", Quantity::Length);
-    let mut time = Plot::new("Time against length", length(), Axis::log("forward and backward", Quantity::Seconds));
+    let (against, label) = if images { ("size", "side of an image (pixels)") } else { ("length", "sequence length T (tokens)") };
+    let length = || Axis::log2(label, Quantity::Length);
+    // Linear in the tokens is quadratic in the side.
+    let (linear, quadratic) = if images {
+        ((2.0, "∝ side²".to_owned()), (4.0, "∝ side⁴".into()))
+    } else {
+        ((1.0, "∝ T".to_owned()), (2.0, "∝ T²".into()))
+    };
+    let mut time = Plot::new(format!("Time against {against}"), length(), Axis::log("forward and backward", Quantity::Seconds));
     time.series = series(|p| Some(p.seconds), |c| c.time_exponent);
-    time.guides = vec![(1.0, "∝ T".into()), (2.0, "∝ T²".into())];
-    let mut memory = Plot::new("Memory against length", length(), Axis::log2("peak, forward and backward", Quantity::Bytes));
+    time.guides = vec![linear.clone(), quadratic];
+    let mut memory = Plot::new(format!("Memory against {against}"), length(), Axis::log2("peak, forward and backward", Quantity::Bytes));
     memory.series = series(|p| p.peak_bytes.map(|b| b as f64), |c| c.memory_exponent);
-    memory.guides = vec![(1.0, "∝ T".into())];
+    memory.guides = vec![linear];
     let mut state = Plot::new("Decoding state against length", length(), Axis::log2("bytes per sequence", Quantity::Bytes));
-    state.series = series(|p| Some(p.state_bytes as f64), |_| None);
+    state.series = series(|p| Some(p.state_bytes as f64).filter(|bytes| *bytes > 0.0), |_| None);
     state.caption = "What one layer keeps of the tokens so far to produce the next.".into();
     let plots = [time, memory, state];
     plots.into_iter().filter(|p| p.series.iter().any(|s| !s.points.is_empty())).collect()
 }
 
 fn cost_table(s: &Scaling) -> Markup {
-    let mut lengths: Vec<usize> = s.curves.iter().flat_map(|c| c.points.iter().map(|p| p.tokens)).collect();
+    let mut lengths: Vec<usize> = s.curves.iter().flat_map(|c| c.points.iter().map(super::Point::at)).collect();
     lengths.sort_unstable();
     lengths.dedup();
     let table = html! {
@@ -300,13 +319,15 @@ fn cost_table(s: &Scaling) -> Markup {
             tbody { @for curve in &s.curves { tr {
                 td { (curve.mixer) }
                 @for length in &lengths {
-                    @let point = curve.points.iter().find(|p| p.tokens == *length);
+                    @let point = curve.points.iter().find(|p| p.at() == *length);
                     td { @if let Some(point) = point {
                         (Quantity::Seconds.text(point.seconds, 3))
                         @if let Some(bytes) = point.peak_bytes { span.spread { (Quantity::Bytes.text(bytes as f64, 3)) } }
                     } @else { "–" } }
                 }
-                @for exponent in [curve.time_exponent, curve.memory_exponent] { td { @match exponent { Some(p) => (power(p)), None => "–" } } }
+                @for exponent in [curve.time_exponent, curve.memory_exponent] {
+                    td { @match exponent { Some(p) => (power(s.patch.is_some(), p)), None => "–" } }
+                }
             } } }
         } }
     };
@@ -328,12 +349,26 @@ fn setting(c: &Comparison, config: &CompareConfig) -> Vec<(&'static str, String)
     let tokens = if c.unit == "token" { String::new() } else { format!(", one token per {}", c.unit) };
     let rate = |v: f64| Quantity::Scientific.text(v, 2);
     let o = &config.optimizer;
+    let (width, layers, heads) = (c.d_model, c.layers, c.heads);
+    let (data, model, batch) = if let Some(ImageFacts { channels, size: [rows, columns], classes, patch }) = c.image {
+        let plural = if channels == 1 { "channel" } else { "channels" };
+        let model = format!(
+            "tokens of {patch} × {patch} pixels, learned positions, width {width}, {layers} layers, {heads} heads, LayerNorm before each part, GELU, \
+             mean of the map; of convolutions alone: a stem of convolutions, no positions, batch norms"
+        );
+        let data = format!("images of {rows} × {columns} pixels, {channels} {plural}, {classes} classes");
+        (data, model, format!("{} images of {} tokens", config.batch, config.context))
+    } else {
+        let model = format!("width {width}, {layers} layers, {heads} heads, RMSNorm before each part, SwiGLU");
+        let tied = if config.task.predicts_tokens() { ", tied embedding" } else { "" };
+        (format!("vocabulary of {}", c.vocab), model + tied, format!("{} × {} tokens", config.batch, config.context))
+    };
     let mut rows = vec![
         ("Task", task_name(&c.task).to_owned()),
-        ("Data", c.data.clone().map_or_else(|| "generated".into(), |d| format!("{d}{tokens}, vocabulary of {}", c.vocab))),
-        ("Model", format!("width {}, {} layers, {} heads, RMSNorm before each part, SwiGLU, tied embedding", c.d_model, c.layers, c.heads)),
+        ("Data", c.data.clone().map_or_else(|| "generated".into(), |d| format!("{d}{tokens}, {data}"))),
+        ("Model", model),
         ("Weights", "inner width of the channel mixers solved so that all candidates agree within 2 %".into()),
-        ("Budget", format!("{}: {} steps of {} × {} tokens for each run", config.budget, c.steps, config.batch, config.context)),
+        ("Budget", format!("{}: {} steps of {batch} for each run", config.budget, c.steps)),
         (
             "Optimiser",
             format!(

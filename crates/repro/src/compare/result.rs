@@ -1,4 +1,4 @@
-use regard::MixerConfig;
+use regard_models::{MapMixerConfig, ModelConfig};
 use regard_train::{Evaluation, report::Quantity};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,9 @@ pub struct Comparison {
     pub unit: String,
     /// Number of different tokens.
     pub vocab: usize,
+    /// What the images are, where images are seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageFacts>,
     /// Width D of the models.
     pub d_model: usize,
     /// Layers L of the models.
@@ -42,13 +45,34 @@ pub struct Comparison {
     pub scaling: Option<Scaling>,
 }
 
+/// Images and how they are cut into tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFacts {
+    /// Channels.
+    pub channels: usize,
+    /// Rows and columns.
+    pub size: [usize; 2],
+    /// Number of classes.
+    pub classes: usize,
+    /// Rows and columns of pixels that are a token.
+    pub patch: usize,
+}
+
+impl ImageFacts {
+    /// Those of a network for images.
+    pub(super) fn of(model: &ModelConfig) -> Option<Self> {
+        let ModelConfig::Image(config) = model else { return None };
+        Some(Self { channels: config.channels, size: config.image, classes: config.classes, patch: config.patch })
+    }
+}
+
 /// One candidate: means over the seeds that finished; nothing where none did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CandidateResult {
     /// Its name.
     pub mixer: String,
     /// The mixers of its layers, repeated.
-    pub mixers: Vec<MixerConfig>,
+    pub mixers: Vec<MapMixerConfig>,
     /// Trained weights.
     pub params: usize,
     /// Inner width of its channel mixers, solved for equal weights.
@@ -203,7 +227,7 @@ impl Comparison {
         order
     }
 
-    /// Exponents of time and memory over length for a candidate, where measured.
+    /// Exponents of time and memory over length, or the side of images, for a candidate, where measured.
     pub fn exponents(&self, mixer: &str) -> [Option<f64>; 2] {
         let curve = self.scaling.as_ref().and_then(|s| s.curves.iter().find(|c| c.mixer == mixer));
         curve.map_or([None; 2], |c| [c.time_exponent, c.memory_exponent])
@@ -218,7 +242,12 @@ impl Comparison {
             (false, true) => &["MAE"],
             (false, false) => &["perplexity", "bits/byte"],
         });
-        columns.extend(["step", "tokens/s", "peak memory", "time ∝", "state after 1", "1k tokens"]);
+        // Of images a token is a patch, and nothing is decoded.
+        let (rate, per) = if self.image.is_some() { ("images/s", self.context.max(1) as f64) } else { ("tokens/s", 1.0) };
+        columns.extend(["step", rate, "peak memory", "time ∝"]);
+        if self.image.is_none() {
+            columns.extend(["state after 1", "1k tokens"]);
+        }
         let text = |quantity: Quantity, value: Option<f64>, digits| value.map_or("–".into(), |v| quantity.text(v, digits));
         let rows = self.ranking().into_iter().map(|c| {
             let spread = c.val_loss_std.map_or(String::new(), |std| format!(" ± {std:.3}"));
@@ -237,12 +266,13 @@ impl Comparison {
             let state = |index: usize| c.state_bytes.get(index).map(|s| s.bytes as f64);
             row.extend([
                 text(Quantity::Seconds, c.step_ms.map(|ms| ms / 1e3), 3),
-                text(Quantity::Count, c.tokens_per_s, 3),
+                text(Quantity::Count, c.tokens_per_s.map(|rate| rate / per), 3),
                 text(Quantity::Bytes, c.peak_bytes.map(|b| b as f64), 3),
-                self.exponents(&c.mixer)[0].map_or("–".into(), |p| format!("T^{p:.2}")),
-                text(Quantity::Bytes, state(0), 3),
-                text(Quantity::Bytes, state(1), 3),
+                self.exponents(&c.mixer)[0].map_or("–".into(), |p| format!("{}^{p:.2}", if self.image.is_some() { "side" } else { "T" })),
             ]);
+            if self.image.is_none() {
+                row.extend([text(Quantity::Bytes, state(0), 3), text(Quantity::Bytes, state(1), 3)]);
+            }
             row
         });
         Table { rows: rows.collect(), columns: columns.into_iter().map(str::to_owned).collect() }

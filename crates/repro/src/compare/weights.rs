@@ -1,6 +1,6 @@
 use burn::tensor::Device;
-use regard::{MixerConfig, blocks::MlpKind, softmax_attention::SoftmaxAttentionConfig};
-use regard_models::{DecoderConfig, ModelConfig};
+use regard::{MixerConfig, softmax_attention::SoftmaxAttentionConfig};
+use regard_models::{DecoderConfig, ImageConfig, MapMixerConfig, ModelConfig};
 use regard_train::Task;
 
 use super::{Candidate, CompareConfig};
@@ -17,7 +17,7 @@ pub struct MatchedCandidate {
     /// Its model.
     pub model: ModelConfig,
     /// The mixers of its layers, repeated.
-    pub mixers: Vec<MixerConfig>,
+    pub mixers: Vec<MapMixerConfig>,
     /// Inner width of its channel mixers.
     pub d_ff: usize,
     /// Trained weights of the model.
@@ -35,8 +35,13 @@ pub struct MatchedCandidate {
 pub(super) fn match_weights(config: &CompareConfig, task: &Task) -> Result<Vec<MatchedCandidate>> {
     // One head without positions fits any width, and has the weights of any number of heads.
     let attention = SoftmaxAttentionConfig { rotary_base: None, ..SoftmaxAttentionConfig::new(1) };
-    let yardstick = Candidate { name: "softmax".into(), mixers: vec![MixerConfig::Softmax(attention)] };
-    let usual = DecoderConfig::new(0, config.size.d_model, config.size.layers, Vec::new(), config.context).d_ff;
+    let (attention, usual) = if config.of_images() {
+        let vision = SoftmaxAttentionConfig { bias: true, ..attention };
+        (vision, ImageConfig::open(config.size.d_model, config.size.layers, Vec::new()).d_ff)
+    } else {
+        (attention, DecoderConfig::new(0, config.size.d_model, config.size.layers, Vec::new(), config.context).d_ff)
+    };
+    let yardstick = Candidate { name: "softmax".into(), mixers: vec![MixerConfig::Softmax(attention).into()] };
     let target = weights(&fitted(config, &yardstick, task, usual)?)?;
     let matched: Vec<_> = config.candidates.iter().map(|c| match_one(config, c, task, target)).collect::<Result<_>>()?;
     let (few, many) = matched.iter().fold((usize::MAX, 0), |(few, many), m| (few.min(m.params), many.max(m.params)));
@@ -49,21 +54,22 @@ pub(super) fn match_weights(config: &CompareConfig, task: &Task) -> Result<Vec<M
 
 /// The model of a candidate for the task.
 fn fitted(config: &CompareConfig, candidate: &Candidate, task: &Task, d_ff: usize) -> Result<ModelConfig> {
-    let mut model = config.model(candidate, task.vocab(), d_ff);
+    let mut model = config.model(candidate, task.vocab(), d_ff)?;
     task.fit(&mut model)?;
     Ok(model)
 }
 
 fn match_one(config: &CompareConfig, candidate: &Candidate, task: &Task, target: usize) -> Result<MatchedCandidate> {
-    let narrow = fitted(config, candidate, task, 1)?;
-    // Both kinds of models have the same channel mixers.
-    let per_unit = config.size.layers * MlpKind::default().weights_per_unit(config.size.d_model);
+    let [narrow, wider] = [1, 2].map(|d_ff| fitted(config, candidate, task, d_ff));
     let unfit = |error: regard::Error| {
         let text = error.to_string();
         let rule = text.split_once(": ").map_or(text.as_str(), |(_, rule)| rule).to_owned();
         Error::Size { size: config.size, candidate: candidate.name.clone(), rule }
     };
-    let fixed = weights(&narrow).map_err(unfit)? - per_unit;
+    // Weights are a linear function of the inner width in all models.
+    let [narrow, wider] = [weights(&narrow?).map_err(unfit)?, weights(&wider?).map_err(unfit)?];
+    let per_unit = wider - narrow;
+    let fixed = narrow - per_unit;
     if fixed + per_unit > target {
         return Err(Error::Unmatched { candidate: candidate.name.clone(), target, fixed });
     }
@@ -86,7 +92,7 @@ fn weights(model: &ModelConfig) -> regard::Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use regard_train::data::DataConfig;
+    use regard_train::{ClassifyConfig, TaskConfig, data::DataConfig};
 
     use super::*;
     use crate::compare::Size;
@@ -95,7 +101,7 @@ mod tests {
         let candidates = names.iter().map(|n| Candidate::parse(n, size.heads).unwrap()).collect();
         let data = DataConfig { tokenizer: Some("byte".into()), ..DataConfig::new("embedded") };
         let config = CompareConfig { size, candidates, data: Some(data), ..CompareConfig::lm() };
-        let task = Task::load(&config.run(config.model(&config.candidates[0], 0, 1), 1, 0))?;
+        let task = Task::load(&config.run(config.model(&config.candidates[0], 0, 1)?, 1, 0))?;
         match_weights(&config, &task)
     }
 
@@ -110,6 +116,40 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Candidates for images of 28 × 28 pixels, which are the first four of a data set.
+    fn matched_images(size: Size, names: &[&str]) -> Result<Vec<MatchedCandidate>> {
+        let place = std::env::temp_dir().join(format!("regard-weights-{}-{}", std::process::id(), size.d_model));
+        std::fs::create_dir_all(&place).unwrap();
+        let header = |sizes: &[u32]| [0x0800 + sizes.len() as u32].iter().chain(sizes).flat_map(|n| n.to_be_bytes()).collect::<Vec<_>>();
+        let write = |name: &str, header: Vec<u8>, body: &[u8]| std::fs::write(place.join(name), [&header, body].concat()).unwrap();
+        write("train-images-idx3-ubyte", header(&[20, 28, 28]), &[7; 20 * 784]);
+        write("train-labels-idx1-ubyte", header(&[20]), &(0..10).chain(0..10).collect::<Vec<u8>>());
+        let data = Some(DataConfig::new(place.to_str().unwrap()));
+        let candidates = names.iter().map(|n| Candidate::parse_image(n, size.heads).unwrap()).collect();
+        let config = CompareConfig { size, data, candidates, ..CompareConfig::new(TaskConfig::Classify(ClassifyConfig::default())) };
+        let task = Task::load(&config.run(config.model(&config.candidates[0], 0, 1)?, 1, 0));
+        std::fs::remove_dir_all(&place).unwrap();
+        match_weights(&config, &task?)
+    }
+
+    #[test]
+    fn networks_for_images_have_equal_weights_whatever_is_in_them() {
+        let names = [MapMixerConfig::KINDS, &["vit", "resnet", "neighborhood+channel"]].concat();
+        for size in [Size::TINY, Size::SMALL] {
+            let all = matched_images(size, &names).unwrap();
+            let (few, many) = (all.iter().map(|m| m.params).min().unwrap(), all.iter().map(|m| m.params).max().unwrap());
+            assert!(many as f64 <= few as f64 * (1.0 + TOLERANCE), "{size}: from {few} to {many}");
+            let model = |name: &str| {
+                let ModelConfig::Image(model) = &all.iter().find(|m| m.name == name).unwrap().model else { panic!("another model") };
+                model.clone()
+            };
+            assert_eq!((model("vit").d_ff, model("vit").patch, model("vit").map()), (4 * size.d_model, 2, [14, 14]));
+            assert!(model("resnet").d_ff < size.d_model && model("resnet").stem != model("vit").stem);
+        }
+        let error = matched_images(Size { d_model: 66, layers: 1, heads: 4 }, &["channel"]).unwrap_err().to_string();
+        assert_eq!(error, "the size D=66,L=1,H=4 does not fit the mixer `channel`: `heads` must be a divisor of d_model = 66, got 4");
     }
 
     #[test]

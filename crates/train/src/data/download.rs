@@ -47,6 +47,12 @@ pub const DATA_SETS: &[DataSet] = &[
         licence: "none stated",
         files: &[],
     },
+    DataSet {
+        name: "clothing-small",
+        about: "photographs of clothes: train.tar.gz, test.tar.gz of CLASS/NAME.jpg",
+        licence: "CC0",
+        files: &[],
+    },
     DataSet { name: "embedded", about: "the pages of this project", licence: "MIT or Apache-2.0", files: &[] },
     DataSet {
         name: "etth1",
@@ -59,9 +65,16 @@ pub const DATA_SETS: &[DataSet] = &[
             sha256: "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
         }],
     },
+    DataSet { name: "eurosat-rgb", about: "land use from above: train.tar.gz, test.tar.gz of CLASS/NAME.jpg", licence: "MIT", files: &[] },
     DataSet { name: "fashion-mnist", about: "images of clothes: IDX files as published", licence: "MIT", files: &[] },
     DataSet { name: "gutenberg", about: "long books: a folder of NUMBER.txt, as in PG-19", licence: "public domain", files: &[] },
     DataSet { name: "mnist", about: "images of digits: IDX files as published", licence: "CC BY-SA 3.0", files: &[] },
+    DataSet {
+        name: "routed-retrieval",
+        about: "drawn images: one region asks for the value of another with the same pattern",
+        licence: "MIT or Apache-2.0",
+        files: &[],
+    },
     DataSet {
         name: "tinyshakespeare",
         about: "plays of Shakespeare",
@@ -72,6 +85,12 @@ pub const DATA_SETS: &[DataSet] = &[
             bytes: 1_115_394,
             sha256: "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         }],
+    },
+    DataSet {
+        name: "two-dots",
+        about: "drawn images: whether two dots far apart have the same colour",
+        licence: "MIT or Apache-2.0",
+        files: &[],
     },
     DataSet {
         name: "wikitext-2",

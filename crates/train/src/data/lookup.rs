@@ -3,18 +3,33 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::Scene;
 use crate::{Error, Result, suggest::closest};
 
 /// The data sets that are known by name.
-pub const NAMES: &[&str] = &["cifar10-jpeg", "embedded", "etth1", "fashion-mnist", "gutenberg", "mnist", "tinyshakespeare", "wikitext-2"];
+pub const NAMES: &[&str] = &[
+    "cifar10-jpeg",
+    "clothing-small",
+    "embedded",
+    "etth1",
+    "eurosat-rgb",
+    "fashion-mnist",
+    "gutenberg",
+    "mnist",
+    "routed-retrieval",
+    "tinyshakespeare",
+    "two-dots",
+    "wikitext-2",
+];
 
 /// Those of them that are no text.
-pub(super) const NOT_TEXT: &[&str] = &["cifar10-jpeg", "etth1", "fashion-mnist", "mnist"];
+pub(super) const NOT_TEXT: &[&str] = &["cifar10-jpeg", "clothing-small", "etth1", "eurosat-rgb", "fashion-mnist", "mnist"];
 
 /// What a source turned out to be.
 #[derive(Debug, PartialEq)]
 pub(super) enum Source {
     Embedded,
+    Drawn(Scene),
     Named { name: &'static str, path: PathBuf },
     Path(PathBuf),
 }
@@ -44,6 +59,9 @@ pub(super) fn find(source: &str) -> Result<Source> {
 fn find_in(source: &str, folders: &[PathBuf]) -> Result<Source> {
     if source == "embedded" {
         return Ok(Source::Embedded);
+    }
+    if let Some(scene) = Scene::named(source) {
+        return Ok(Source::Drawn(scene));
     }
     let Some(name) = NAMES.iter().find(|name| **name == source) else {
         return match Path::new(source) {

@@ -3,11 +3,13 @@
 //! | name | what | splits | usual tokens |
 //! | --- | --- | --- | --- |
 //! | `mnist`, `fashion-mnist` | images in IDX files | a share of the training images validates; as published | – |
-//! | `cifar10-jpeg` | images in archives of JPEG files | as `mnist` | – |
+//! | `cifar10-jpeg`, `eurosat-rgb` | images in archives of JPEG files | as `mnist` | – |
+//! | `clothing-small` | photographs of many sizes, likewise: `task.size` brings them to one | as `mnist` | – |
 //! | `etth1` | seven channels of an electricity transformer, hourly | 12, 4 and 4 months | – |
 //! | `tinyshakespeare` | 1.1 MB of plays | first 90 % train, the rest validates | characters |
 //! | `wikitext-2` | Wikipedia articles, tokenised | as published | words |
 //! | `gutenberg` | long books, one per file | the last book (by number) validates, the others train | bytes |
+//! | `two-dots`, `routed-retrieval` | images drawn for the run: see [`Scene`] | as many as asked for, each split its own | – |
 //! | `embedded` | the pages of this project | first 90 % train, the rest validates | bytes |
 //!
 //! Any other source is a path. Of text, a folder with files or folders named for splits (`train.txt`, `wiki.valid.tokens`, `test/`, …) is taken
@@ -18,11 +20,16 @@ mod embedded;
 mod files;
 mod images;
 mod lookup;
+mod scenes;
 mod table;
+
+#[cfg(test)]
+pub(crate) use images::tests::idx_set;
 
 pub use download::{DATA_SETS, DataSet, RemoteFile, download};
 pub use images::{ImageSet, Images, load_images};
 pub use lookup::{NAMES, cache, locate};
+pub use scenes::Scene;
 pub use table::{Series, load_series};
 
 use serde::{Deserialize, Serialize};
@@ -77,6 +84,9 @@ pub fn load(config: &DataConfig) -> Result<Corpus> {
     check_fraction(config.valid_fraction)?;
     let (splits, name, tokenizer) = match lookup::find(&config.source)? {
         lookup::Source::Embedded => (files::Splits::whole(embedded::text()), "embedded".to_owned(), "byte"),
+        lookup::Source::Drawn(_) => {
+            return Err(Error::value("data.source", "a text", format!("`{}`, which holds none", config.source)));
+        }
         lookup::Source::Named { name, .. } if lookup::NOT_TEXT.contains(&name) => {
             return Err(Error::value("data.source", "a text", format!("`{name}`, which holds none")));
         }

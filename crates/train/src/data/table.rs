@@ -28,7 +28,7 @@ pub fn load_series(source: &str) -> Result<Series> {
     let (path, etth1) = match lookup::find(source)? {
         Source::Named { name, path } => (path, name == "etth1"),
         Source::Path(path) => (path, false),
-        Source::Embedded => return Err(Error::value("data.source", "a CSV file or `etth1`", source)),
+        Source::Embedded | Source::Drawn(_) => return Err(Error::value("data.source", "a CSV file or `etth1`", source)),
     };
     let path = if etth1 && path.is_dir() { path.join("ETTh1.csv") } else { path };
     let (channels, values) = read(&path)?;

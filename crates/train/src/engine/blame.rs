@@ -2,7 +2,7 @@ use std::{fs, path::Path};
 
 use burn::tensor::Device;
 use regard::{LayerPlace, MixerConfig};
-use regard_models::ModelConfig;
+use regard_models::{MapMixerConfig, ModelConfig};
 
 use super::config::RunConfig;
 use crate::{Error, toml_file::line_of};
@@ -40,6 +40,10 @@ fn key_of(model: &ModelConfig, error: &regard::Error) -> Option<String> {
     };
     if model.kind() == *op {
         return Some(format!("model.{arg}"));
+    }
+    if let ModelConfig::Image(config) = model {
+        let index = config.mixers.iter().map(MapMixerConfig::kind).position(|kind| kind == *op);
+        return Some(index.map_or_else(|| format!("model.{arg}"), |index| format!("model.mixers[{index}].{arg}")));
     }
     Some(match (0..mixers.len()).find(rejects) {
         Some(index) => format!("model.mixers[{index}].{arg}"),

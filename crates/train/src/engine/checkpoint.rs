@@ -110,6 +110,11 @@ fn record(model: &Model) -> ModuleRecord {
         Model::Encoder(model) => model.into_record(),
         Model::FlowformerVision(model) => model.into_record(),
         Model::FlowformerSeries(model) => model.into_record(),
+        Model::Image(model) => {
+            // What batch norms remember of the last batch waits to be taken over until somebody asks: a record does not.
+            drop(model.valid());
+            model.into_record()
+        }
     }
 }
 
@@ -183,6 +188,7 @@ impl Checkpoint {
             Model::Encoder(model) => model.try_load_record(record).map(Model::Encoder),
             Model::FlowformerVision(model) => model.try_load_record(record).map(Model::FlowformerVision),
             Model::FlowformerSeries(model) => model.try_load_record(record).map(Model::FlowformerSeries),
+            Model::Image(model) => model.try_load_record(record).map(Model::Image),
         });
         model.map_err(|e| Error::checkpoint(&self.path, e.to_string()))
     }

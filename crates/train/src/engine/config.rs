@@ -22,7 +22,7 @@ pub struct RunConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataConfig>,
     /// The network; a decoder unless its `kind` says otherwise. What the task decides may be left out: `vocab` of a decoder, whose `context`
-    /// is also the length of the training sequences, and `input`, `length` and `head` of an encoder.
+    /// is also the length of the training sequences, `input`, `length` and `head` of an encoder, and `image`, `channels` and `classes` of a network for images.
     pub model: ModelConfig,
     /// Batches and length of the run.
     pub train: TrainConfig,
@@ -284,7 +284,7 @@ impl RunConfig {
             _ if self.train.precision == Precision::F32 => return Ok(()),
             ModelConfig::Decoder(model) => (&model.mixers, model.moe.is_some()),
             ModelConfig::Encoder(model) => (&model.mixers, false),
-            ModelConfig::FlowformerVision(_) | ModelConfig::FlowformerSeries(_) => {
+            ModelConfig::FlowformerVision(_) | ModelConfig::FlowformerSeries(_) | ModelConfig::Image(_) => {
                 return Err(Error::value("train.precision", "f32 for this model", "bf16"));
             }
         };

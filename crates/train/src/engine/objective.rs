@@ -1,6 +1,6 @@
 use std::ops::AddAssign;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData, activation::log_softmax};
 use regard::blocks::cross_entropy;
 use regard_models::Model;
 
@@ -22,6 +22,7 @@ pub(super) fn loss(model: &Model, samples: &Samples, ignore: Option<usize>, dtyp
             let answers = answers(model, examples, dtype, device);
             match &examples.targets {
                 Targets::Classes(classes) => cross_entropy(rows(answers), class_tensor(classes, device), None),
+                Targets::Shares { values, .. } => share_loss(rows(answers), values, device),
                 Targets::Numbers { values, shape, asked } => {
                     let (errors, count) = errors(answers, values, *shape, asked.as_deref(), device);
                     errors.square().sum() / count as f64
@@ -88,6 +89,10 @@ pub(super) fn score(model: &Model, samples: &Samples, ignore: Option<usize>, dev
                     let loss = number(cross_entropy(logits, targets, None)) * examples.count as f64;
                     Score { loss, hits: Some(number(hit.float().sum())), absolute: None, count: examples.count }
                 }
+                Targets::Shares { values, .. } => {
+                    let loss = number(share_loss(rows(answers), values, device)) * examples.count as f64;
+                    Score { loss, hits: None, absolute: None, count: examples.count }
+                }
                 Targets::Numbers { values, shape, asked } => {
                     let (errors, count) = errors(answers, values, *shape, asked.as_deref(), device);
                     let absolute = Some(number(errors.clone().abs().sum()));
@@ -108,6 +113,7 @@ fn answers(model: &Model, examples: &Examples, dtype: DType, device: &Device) ->
                 None => model.forward_numbers(numbers(examples, dtype, device), padding),
             }
         }
+        Model::Image(model) => model.forward(numbers(examples, dtype, device)).map(|logits| logits.unsqueeze_dim(1)),
         Model::FlowformerVision(model) => model.forward(numbers(examples, dtype, device)).map(|logits| logits.unsqueeze_dim(1)),
         Model::FlowformerSeries(model) => {
             model.forward(numbers(examples, dtype, device), examples.padding(device)).map(|logits| logits.unsqueeze_dim(1))
@@ -124,6 +130,13 @@ fn numbers<const D: usize>(examples: &Examples, dtype: DType, device: &Device) -
 /// `[B, 1, classes]` as `[B, classes]`.
 fn rows(logits: Tensor<3>) -> Tensor<2> {
     logits.squeeze_dim(1)
+}
+
+/// Mean cross entropy `−Σ_c share_c ln softmax(logits)_c`.
+fn share_loss(logits: Tensor<2>, shares: &[f32], device: &Device) -> Tensor<1> {
+    let [b, classes] = logits.dims();
+    let shares = Tensor::<2>::from_data(TensorData::new(shares.to_vec(), [b, classes]), device);
+    (log_softmax(logits, 1) * shares).sum().neg() / b as f64
 }
 
 fn class_tensor(classes: &[u32], device: &Device) -> Tensor<1, burn::tensor::Int> {

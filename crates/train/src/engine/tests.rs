@@ -18,6 +18,7 @@ use crate::{ControlConfig, Error, ListOpsConfig, LmConfig, RecallConfig, SeriesC
 mod checkpoints;
 mod examples;
 mod experts;
+mod images;
 mod precision;
 mod refusals;
 mod resume;

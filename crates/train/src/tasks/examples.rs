@@ -18,6 +18,13 @@ pub enum Inputs {
 pub enum Targets {
     /// The class of each.
     Classes(Vec<u32>),
+    /// How much of each is of every class.
+    Shares {
+        /// The shares, `classes` an example, which sum to 1.
+        values: Vec<f32>,
+        /// Number of classes.
+        classes: usize,
+    },
     /// Numbers, those of `shape` for each.
     Numbers {
         /// The numbers.
@@ -85,6 +92,17 @@ impl Examples {
             classes.push(class);
         }
         self.count += 1;
+    }
+
+    /// Adds an image with the shares of some classes in it, the share `smoothing` of which is spread over all.
+    pub(super) fn push_shares(&mut self, shares: &[(u8, f32)], smoothing: f32) {
+        if let Targets::Shares { values, classes } = &mut self.targets {
+            let first = values.len();
+            values.resize(first + *classes, smoothing / *classes as f32);
+            for (class, share) in shares {
+                values[first + usize::from(*class)] += (1.0 - smoothing) * share;
+            }
+        }
     }
 
     pub(super) fn push_regression(&mut self, numbers: &[f32], wanted: &[f32], rows: &[bool]) {

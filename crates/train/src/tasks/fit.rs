@@ -1,4 +1,4 @@
-use regard_models::{DecoderConfig, EncoderConfig, EncoderInput, Head, ModelConfig};
+use regard_models::{DecoderConfig, EncoderConfig, EncoderInput, Head, ImageConfig, ModelConfig};
 
 use super::{Form, FormInput, Task};
 use crate::{Error, Result};
@@ -34,12 +34,25 @@ impl Task {
                 fill("model.channels", &mut config.channels, channels)?;
                 fill("model.classes", &mut config.classes, classes)?;
             }
+            (Some(Form { input: FormInput::Image { channels, height, width }, head }), ModelConfig::Image(config)) => {
+                let Head::Classes { classes } = head else { unreachable!("images have classes") };
+                let image = [height, width];
+                if config.image == [0, 0] {
+                    config.image = image;
+                }
+                agree("model.image", &config.image, &image)?;
+                fill("model.channels", &mut config.channels, channels)?;
+                fill("model.classes", &mut config.classes, classes)?;
+                if config.patch == 0 {
+                    config.patch = ImageConfig::usual_patch(image);
+                }
+            }
             (None, model) => return Err(Error::value("model.kind", "`decoder` for this task", model.kind())),
             (Some(Form { input: FormInput::Steps { .. }, .. }), model) => {
                 return Err(Error::value("model.kind", "`encoder` for this task", model.kind()));
             }
             (Some(_), model) => {
-                return Err(Error::value("model.kind", "`flowformer_vision` for images, or `task.view` `pixels`", model.kind()));
+                return Err(Error::value("model.kind", "`image` or `flowformer_vision` for images, or `task.view` `pixels`", model.kind()));
             }
         }
         Ok(())

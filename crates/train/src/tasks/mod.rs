@@ -3,6 +3,7 @@
 //! A task keeps no position. Training sequence number `n` of a run depends on the seed and on `n` alone, so that a run resumes exactly
 //! wherever it stopped, and ranks that share a batch take the sequences that one rank would have taken.
 
+mod augment;
 mod batch;
 mod classify;
 mod config;
@@ -16,6 +17,7 @@ mod listops;
 mod recall;
 mod series;
 
+pub use augment::{Alteration, Augment, AugmentConfig, RandAugment};
 pub use batch::{Batch, Order, Samples};
 use batch::{generated, generator};
 pub use classify::{Classify, ClassifyConfig, View};
@@ -186,7 +188,10 @@ impl Task {
             Self::Recall(recall) => Ok((of_tokens(recall.evaluation(split, tokens, batch)), None)),
             Self::Copy(copy) => Ok((of_tokens(copy.evaluation(split, tokens, batch)), None)),
             Self::ListOps(task) => Ok((whole(task.evaluation(split, count.min(ENDLESS), batch)?), None)),
-            Self::Classify(task) => Ok((whole(task.evaluation(split, count, batch)?), None)),
+            Self::Classify(task) => {
+                let count = if task.is_endless() { count.min(ENDLESS) } else { count };
+                Ok((whole(task.evaluation(split, count, batch)?), None))
+            }
             Self::Series(task) => Ok((whole(task.evaluation(split, count.min(ENDLESS), batch)?), None)),
             Self::Forecast(task) => Ok((whole(task.evaluation(split, count, batch)?), None)),
             Self::Control(task) => Ok((whole(task.evaluation(split, count, batch)?), None)),
