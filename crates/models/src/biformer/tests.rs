@@ -91,6 +91,17 @@ fn features_have_the_sides_of_their_strides_for_images_of_any_size() {
 }
 
 #[test]
+fn convolutions_beside_attention_may_be_left_out_in_all_stages() {
+    let [with, without] = [5, 0].map(|local| BiFormerConfig { local, conv: 0, ..tiny() }.init(&cpu()).unwrap());
+    // 25 taps and a bias for each channel of each block.
+    let channels: usize = tiny().widths.iter().zip(&tiny().depths).map(|(width, depth)| width * depth).sum();
+    assert_eq!(trained_weights(&with) - trained_weights(&without), 26 * channels);
+    let (_, names) = round_trip(&without, without.clone(), &BiFormerNames::of(&without));
+    assert!(!names.iter().any(|name| name.contains("lepe") || name.contains("pos_embed")), "{names:#?}");
+    assert_eq!(without.forward(images([2, 3, 64, 64])).unwrap().dims(), [2, 5]);
+}
+
+#[test]
 fn no_images_give_no_logits() {
     assert_eq!(tiny().init(&cpu()).unwrap().forward(images([0, 3, 64, 64])).unwrap().dims(), [0, 5]);
 }
