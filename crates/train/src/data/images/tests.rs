@@ -184,6 +184,39 @@ fn trees_of_png_images_are_read_with_their_classes_in_order_and_gray_ones_get_co
     assert!(larger.train.image(0)[..36].iter().all(|v| *v == 10 || *v == 200), "an even image stays even");
 }
 
+/// An even JPEG image of 8 × 8 pixels in one channel: one block, whose only coefficient is 0.
+fn gray_jpeg() -> Vec<u8> {
+    let segment = |marker: u8, content: &[u8]| [&[0xff, marker], &(content.len() as u16 + 2).to_be_bytes()[..], content].concat();
+    // One code, `0`, for the symbol 0: the category of the first coefficient, or the end of a block.
+    let code = |class: u8| [&[class, 1], &[0; 15][..], &[0]].concat();
+    [
+        vec![0xff, 0xd8],
+        segment(0xdb, &[&[0], &[1; 64][..]].concat()),
+        segment(0xc0, &[8, 0, 8, 0, 8, 1, 1, 0x11, 0]),
+        segment(0xc4, &code(0x00)),
+        segment(0xc4, &code(0x10)),
+        segment(0xda, &[1, 1, 0, 0, 63, 0]),
+        vec![0b0011_1111, 0xff, 0xd9],
+    ]
+    .concat()
+}
+
+#[test]
+fn gray_jpeg_images_get_colours_and_cut_off_ones_are_named() {
+    let place = tempfile::tempdir().unwrap();
+    for class in ["cat", "dog"] {
+        fs::create_dir(place.path().join(class)).unwrap();
+        for n in 0..3 {
+            fs::write(place.path().join(format!("{class}/{n}.JPG")), gray_jpeg()).unwrap();
+        }
+    }
+    let images = load_images(place.path().to_str().unwrap(), 0.4, None).unwrap();
+    assert_eq!(([images.channels, images.height, images.width], images.classes), ([3, 8, 8], 2));
+    assert!(images.train.pixels.iter().all(|v| *v == 128));
+    fs::write(place.path().join("dog/1.JPG"), &gray_jpeg()[..100]).unwrap();
+    assert!(message(&place).contains("dog/1.JPG: it is no sound JPEG image: "), "{}", message(&place));
+}
+
 #[test]
 fn images_that_are_damaged_or_of_16_bits_or_of_another_size_are_named_and_so_is_an_empty_class() {
     let place = tree(4);
