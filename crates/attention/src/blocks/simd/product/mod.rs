@@ -147,7 +147,7 @@ fn unrelated(address: *const f32) -> *const f32 {
     {
         let mut address = address;
         // SAFETY: no instruction at all.
-        unsafe { std::arch::asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags)) };
+        unsafe { std::arch::asm!("/* {0} */", inout(reg) address, options(pure, readonly, nostack, preserves_flags)) };
         address
     }
     #[cfg(not(target_arch = "x86_64"))]

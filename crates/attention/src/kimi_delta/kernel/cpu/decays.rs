@@ -66,13 +66,15 @@ impl Decays {
                 *since = *start;
             }
         }
-        let mut gentle = true;
+        let mut strong = 0;
         for ((after, before), start) in wide_mut(after, k).iter_mut().zip(wide(before, k)).zip(wide(since_start, k)) {
             *after = flushed(times(*before, *start));
-            gentle &= start.iter().fold(true, |all, &x| all & (x >= GENTLE));
+            for x in start {
+                strong += u32::from(*x < GENTLE);
+            }
         }
-        self.gentle[r] = gentle;
-        if gentle {
+        self.gentle[r] = strong == 0;
+        if strong == 0 {
             for i in tokens {
                 let rows = wide_mut(&mut self.shift[i * k_row..], k).iter_mut().zip(wide(&self.since[i * k_row..], k));
                 for (shift, since) in rows {

@@ -81,7 +81,11 @@ pub(in super::super) fn forward(inputs: Inputs<Flex>, options: &Options, keep: b
     let outputs = Outputs { o: o.target(), state: state.target(), states: states.as_mut().map(NewTensor::target) };
     run::forward(&problem, &view(&initial), &outputs);
     // SAFETY: the chunks cover all tokens of all heads, and every sequence of every head leaves a state.
-    unsafe { [&mut o, &mut state].into_iter().chain(&mut states).for_each(|x| x.written()) };
+    unsafe {
+        for x in [&mut o, &mut state].into_iter().chain(&mut states) {
+            x.written();
+        }
+    }
     Output { o: tokens_before_heads(o), states: states.map_or_else(empty, NewTensor::finish), state: state.finish() }
 }
 
@@ -99,7 +103,11 @@ pub(in super::super) fn backward(inputs: Inputs<Flex>, options: &Options, saved:
     let cotangents = Cotangents { states: view(&saved.states), o: view(&d_o), state: view(&d_state) };
     run::backward(&problem, &cotangents, &targets, &state.target());
     // SAFETY: as in `forward`.
-    unsafe { [&mut q, &mut k, &mut v, &mut g, &mut beta, &mut state].into_iter().for_each(|x| x.written()) };
+    unsafe {
+        for x in [&mut q, &mut k, &mut v, &mut g, &mut beta, &mut state] {
+            x.written();
+        }
+    }
     let [q, k, v, g, beta] = [q, k, v, g, beta].map(tokens_before_heads);
     let beta = beta.reshape(Shape::new([ready.batch, ready.tokens, ready.sizes.w]));
     Gradients { q, k, v, g, beta, state: state.finish() }
