@@ -24,33 +24,28 @@ pub(crate) struct NewTensor {
 impl NewTensor {
     /// Its tokens lie before its heads in memory if those of `like` do: what reads it after swapping the axes again needs no copy.
     pub(crate) fn like(like: &FlexTensor, dims: [usize; 4]) -> Self {
-        let [_, h, t, width] = dims;
-        let of = like.layout().strides();
-        let strides = if of[1] < of[2] { [t * h * width, width, h * width] } else { [h * t * width, t * width, width] };
-        Self { data: blank(dims.iter().product()), dims, strides }
+        Self { data: blank(dims.iter().product()), dims, strides: strides_like(like, dims) }
     }
 
     /// Its tokens lie before its heads in memory: swapping these axes gives a contiguous tensor `[B, T, H, width]`.
     pub(crate) fn tokens_first(dims: [usize; 4]) -> Self {
-        let [_, h, t, width] = dims;
-        Self { data: blank(dims.iter().product()), dims, strides: [t * h * width, width, h * width] }
-    }
-
-    /// A contiguous tensor.
-    pub(crate) fn contiguous(dims: [usize; 4]) -> Self {
-        let [_, h, t, width] = dims;
-        Self { data: blank(dims.iter().product()), dims, strides: [h * t * width, t * width, width] }
+        Self { data: blank(dims.iter().product()), dims, strides: strides_of(dims, true) }
     }
 
     /// As [`like`](Self::like), with memory that is not written even once before: for kernels that write all of it, by pointers alone,
     /// and then call [`written`](Self::written).
     pub(crate) fn unwritten(like: &FlexTensor, dims: [usize; 4]) -> Self {
-        let len = dims.iter().product();
-        let Self { strides, .. } = Self::like(like, [0, dims[1], dims[2], dims[3]]);
-        // NaN under test, as all scratch memory.
-        let mut data = if cfg!(test) { scratch(len) } else { Vec::with_capacity(len) };
-        data.clear();
-        Self { data, dims, strides }
+        Self { data: unwritten(dims.iter().product()), dims, strides: strides_like(like, dims) }
+    }
+
+    /// As [`tokens_first`](Self::tokens_first), in memory as that of [`unwritten`](Self::unwritten).
+    pub(crate) fn unwritten_tokens_first(dims: [usize; 4]) -> Self {
+        Self { data: unwritten(dims.iter().product()), dims, strides: strides_of(dims, true) }
+    }
+
+    /// A contiguous tensor in memory as that of [`unwritten`](Self::unwritten).
+    pub(crate) fn unwritten_contiguous(dims: [usize; 4]) -> Self {
+        Self { data: unwritten(dims.iter().product()), dims, strides: strides_of(dims, false) }
     }
 
     /// # Safety
@@ -70,6 +65,24 @@ impl NewTensor {
         let strides = self.strides.map(|s| s as isize).into_iter().chain([1]).collect();
         FlexTensor::new(Bytes::from_elems(self.data), Layout::new(Shape::new(self.dims), strides, 0), DType::F32)
     }
+}
+
+/// Strides of batch, heads and tokens.
+fn strides_of([_, h, t, width]: [usize; 4], tokens_first: bool) -> [usize; 3] {
+    if tokens_first { [t * h * width, width, h * width] } else { [h * t * width, t * width, width] }
+}
+
+/// With tokens before heads if those of `like` lie so.
+fn strides_like(like: &FlexTensor, dims: [usize; 4]) -> [usize; 3] {
+    let of = like.layout().strides();
+    strides_of(dims, of[1] < of[2])
+}
+
+/// Memory for so many numbers, NaN under test, as all scratch memory.
+fn unwritten(len: usize) -> Vec<f32> {
+    let mut data = if cfg!(test) { scratch(len) } else { Vec::with_capacity(len) };
+    data.clear();
+    data
 }
 
 /// As [`scratch`], by all threads: a tensor's worth of zeros is a pass over memory.

@@ -5,7 +5,7 @@ use burn::{
     tensor::{Device, Distribution, Tensor, TensorData, activation},
 };
 
-use super::{kernel, lazy_param};
+use super::{kernel, kernel::After, l2_norm, lazy_param};
 use crate::{Error, Result};
 
 /// Depthwise causal convolution over few tokens, one filter per channel, without bias: `y_t = Σ_{i<n} w_i x_{t-n+1+i}`.
@@ -50,7 +50,7 @@ impl ShortConv {
     /// # Panics
     /// On shapes that contradict the above.
     pub fn forward(&self, x: Tensor<3>, channels: Range<usize>, before: Option<Tensor<3>>, cu_seqlens: Option<&[usize]>) -> Tensor<3> {
-        self.convolve(x, channels, before, cu_seqlens, false)
+        self.convolve(x, channels, before, cu_seqlens, After::Nothing)
     }
 
     /// SiLU of [`forward`](Self::forward), in the same pass on the CPU.
@@ -58,7 +58,24 @@ impl ShortConv {
     /// # Panics
     /// As [`forward`](Self::forward).
     pub fn forward_silu(&self, x: Tensor<3>, channels: Range<usize>, before: Option<Tensor<3>>, cu_seqlens: Option<&[usize]>) -> Tensor<3> {
-        self.convolve(x, channels, before, cu_seqlens, true)
+        self.convolve(x, channels, before, cu_seqlens, After::Silu)
+    }
+
+    /// SiLU of [`forward`](Self::forward), each of the heads of `width` channels side by side divided by `sqrt(Σ y² + ε)` as by
+    /// [`l2_norm`], in the same pass on the CPU.
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward), and if `width` does not divide the channels.
+    pub fn forward_silu_unit(
+        &self,
+        x: Tensor<3>,
+        channels: Range<usize>,
+        before: Option<Tensor<3>>,
+        cu_seqlens: Option<&[usize]>,
+        (width, epsilon): (usize, f64),
+    ) -> Tensor<3> {
+        assert!(width > 0 && channels.len().is_multiple_of(width), "heads of {width} in {} channels", channels.len());
+        self.convolve(x, channels, before, cu_seqlens, After::SiluThenUnit { width, epsilon })
     }
 
     fn convolve(
@@ -67,7 +84,7 @@ impl ShortConv {
         channels: Range<usize>,
         before: Option<Tensor<3>>,
         cu_seqlens: Option<&[usize]>,
-        silu: bool,
+        after: After,
     ) -> Tensor<3> {
         let [b, t, n] = x.dims();
         let memory = self.memory();
@@ -75,7 +92,7 @@ impl ShortConv {
         if kernel::on_cpu(&x.device(), x.dtype()) && memory > 0 && !x.dims().contains(&0) {
             let numbers = cu_seqlens.map(|bounds| bounds.windows(2).flat_map(|ends| 0..ends[1] - ends[0]).collect());
             let before = before.unwrap_or_else(|| Tensor::zeros([b, memory, n], &x.device()));
-            return kernel::short_conv(x, weight, before, numbers, silu);
+            return kernel::short_conv(x, weight, before, numbers, after);
         }
         let tap = |i: usize| weight.clone().narrow(0, i, 1).reshape([1, 1, n]);
         let y = if memory == 0 {
@@ -92,7 +109,14 @@ impl ShortConv {
                 sum + shifted * tap(i)
             })
         };
-        if silu { activation::silu(y) } else { y }
+        match after {
+            After::Nothing => y,
+            After::Silu => activation::silu(y),
+            After::SiluThenUnit { width, epsilon } => {
+                let heads = activation::silu(y).reshape([b, t, n / width, width]);
+                l2_norm(heads, epsilon).reshape([b, t, n])
+            }
+        }
     }
 
     /// The inputs that the outputs after `x` depend on: the last `memory` of `before` and `x`. `[B, memory, n]`
@@ -172,8 +196,10 @@ mod tests {
         use burn::tensor::DType;
         let device = cpu().autodiff();
         let mut sampler = Sampler::new(6);
-        for (case, silu) in (0..12).flat_map(|case| [(case, false), (case, true)]) {
-            let (kernel, t, n) = (sampler.size(2, 5), sampler.size(1, 200), sampler.size(1, 40));
+        for (case, form) in (0..12).flat_map(|case| (0..3).map(move |form| (case, form))) {
+            let (heads, width) = (sampler.size(1, 4), sampler.size(1, 40));
+            let (kernel, t, n) = (sampler.size(2, 5), sampler.size(1, 200), heads * width);
+            let after = [After::Nothing, After::Silu, After::SiluThenUnit { width, epsilon: 0.1 }][form];
             let packed = case % 3 == 0;
             let b = if packed { 1 } else { sampler.size(1, 3) };
             let bounds = packed.then(|| vec![0, t / 3, t / 3, t]);
@@ -186,7 +212,7 @@ mod tests {
                 let w = if f32s { weight.f32(&device) } else { weight.f64(&device) }.require_grad();
                 let conv = ShortConv { weight: Param::from_tensor(w) };
                 let given = (!packed).then(|| before.clone());
-                let y = conv.convolve(x.clone(), 0..n, given, bounds.as_deref(), silu);
+                let y = conv.convolve(x.clone(), 0..n, given, bounds.as_deref(), after);
                 let grads = (y.clone() * place(&cotangent)).sum().backward();
                 let d_before = if packed { before.inner().zeros_like() } else { before.grad(&grads).unwrap() };
                 let rows = [y.inner(), x.grad(&grads).unwrap(), d_before].map(|x| x.cast(DType::F64).reshape([-1]));
@@ -194,7 +220,7 @@ mod tests {
                 rows.into_iter().chain([d_w]).collect::<Vec<Tensor<1>>>()
             });
             for (name, (got, want)) in ["y", "dx", "dbefore", "dw"].iter().zip(got.iter().zip(&want)) {
-                assert_close(&format!("{name}, SiLU {silu}, packed {packed}"), got, want, 2e-6);
+                assert_close(&format!("{name}, {after:?}, packed {packed}"), got, want, 2e-6);
             }
         }
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, LayerPlace, MixerMemory, Result, SequenceMixer,
-    blocks::{ShortConv, check_cu_seqlens, gated_rms_norm, l2_norm, lazy_param, project, project_each, sigmoid},
+    blocks::{ShortConv, check_cu_seqlens, gated_rms_norm, lazy_param, project, project_each, sigmoid},
 };
 
 const OP: &str = "kimi_delta";
@@ -248,14 +248,18 @@ impl KimiDelta {
         let layers = [&self.q_proj, &self.k_proj, &self.v_proj, &gate.f_a_proj, &self.g_a_proj, &self.b_proj];
         let [q, k, v, f, g, beta] = project_each(layers, x);
         let dtype = q.dtype();
-        let inputs = [q, k, v];
+        let (keys, inputs) = (q.dims()[2] + k.dims()[2], [q, k, v]);
         let mut start = 0;
         let [q, k, v] = inputs.clone().map(|input| {
             let n = input.dims()[2];
             let before = state.as_ref().map(|s| s.conv.clone().narrow(2, start, n));
-            let y = self.conv1d.forward_silu(input, start..start + n, before, cu_seqlens);
+            let channels = start..start + n;
             start += n;
-            y
+            if start <= keys {
+                self.conv1d.forward_silu_unit(input, channels, before, cu_seqlens, (keys / 2 / self.heads, QK_EPSILON))
+            } else {
+                self.conv1d.forward_silu(input, channels, before, cu_seqlens)
+            }
         });
         let heads = |x: Tensor<3>, heads: usize| {
             let width = x.dims()[2] / heads;
@@ -271,15 +275,9 @@ impl KimiDelta {
         };
         let strength = sigmoid(at_least_f32(beta));
         let strength = if self.beta_scale == 1.0 { strength } else { strength * self.beta_scale };
-        let (o, memory) = kimi_delta(
-            l2_norm(heads(q, self.heads), QK_EPSILON),
-            l2_norm(heads(k, self.heads), QK_EPSILON),
-            heads(v, self.value_heads),
-            gate.forward(f),
-            strength,
-            options,
-        )
-        .expect("the projections give matching shapes");
+        let (o, memory) =
+            kimi_delta(heads(q, self.heads), heads(k, self.heads), heads(v, self.value_heads), gate.forward(f), strength, options)
+                .expect("the projections give matching shapes");
         let gate = at_least_f32(heads(project(&self.g_b_proj, g), self.value_heads));
         let gated = gated_rms_norm(at_least_f32(o), at_least_f32(self.o_norm.gamma.val()), gate, self.o_norm.epsilon).cast(dtype);
         let width = gated.dims()[3];

@@ -3,7 +3,10 @@ use burn::{
     tensor::TensorData,
 };
 
-use super::{matrix::Matrix, parts::in_parts};
+use super::{
+    matrix::Matrix,
+    parts::{Blank, in_blank_parts},
+};
 use crate::blocks::simd::{self, normal, vectorised};
 
 type Flat = FloatTensor<Flex>;
@@ -96,7 +99,8 @@ pub(super) fn map<F: Pointwise>(x: &Flat, f: F) -> Flat {
     let mut place = None;
     let x_rows = Matrix::rows_of(x, &mut place);
     let width = x_rows.columns.max(1);
-    let ([y], _) = in_parts(len(x), per_task(width), |start, [y]| values(y, x_rows, start / width, f));
+    // SAFETY: the rows of all tasks are those of the result, and each is written whole.
+    let ([y], _) = unsafe { in_blank_parts(len(x), per_task(width), |start, [y]| values(y, x_rows, start / width, f)) };
     tensor(y, x)
 }
 
@@ -105,7 +109,9 @@ pub(super) fn map_backward<F: Pointwise>(saved: &Flat, grad: &Flat, f: F) -> Fla
     let (mut place, mut grad_place) = (None, None);
     let (saved_rows, grad_rows) = (Matrix::rows_of(saved, &mut place), Matrix::rows_of(grad, &mut grad_place));
     let width = saved_rows.columns.max(1);
-    let ([dx], _) = in_parts(len(saved), per_task(width), |start, [dx]| slopes(dx, [saved_rows, grad_rows], start / width, f));
+    let write = |start, [dx]: [&mut [Blank]; 1]| slopes(dx, [saved_rows, grad_rows], start / width, f);
+    // SAFETY: the rows of all tasks are those of the result, and each is written whole.
+    let ([dx], _) = unsafe { in_blank_parts(len(saved), per_task(width), write) };
     tensor(dx, saved)
 }
 
@@ -115,7 +121,8 @@ pub(super) fn gate<F: Pointwise>(a: &Flat, b: &Flat, f: F) -> Flat {
     let [place_a, place_b] = &mut places;
     let (a_rows, b_rows) = (Matrix::rows_of(a, place_a), Matrix::rows_of(b, place_b));
     let width = a_rows.columns.max(1);
-    let ([y], _) = in_parts(len(a), per_task(width), |start, [y]| gated(y, [a_rows, b_rows], start / width, f));
+    // SAFETY: the rows of all tasks are those of the result, and each is written whole.
+    let ([y], _) = unsafe { in_blank_parts(len(a), per_task(width), |start, [y]| gated(y, [a_rows, b_rows], start / width, f)) };
     tensor(y, a)
 }
 
@@ -125,7 +132,8 @@ pub(super) fn gate_backward<F: Pointwise>(a: &Flat, b: &Flat, grad: &Flat, f: F)
     let [place_a, place_b, place_grad] = &mut places;
     let rows = [Matrix::rows_of(a, place_a), Matrix::rows_of(b, place_b), Matrix::rows_of(grad, place_grad)];
     let width = rows[0].columns.max(1);
-    let (gradients, _) = in_parts(len(a), per_task(width), |start, parts| gate_gradients(parts, rows, start / width, f));
+    // SAFETY: the rows of all tasks are those of the result, and each is written whole.
+    let (gradients, _) = unsafe { in_blank_parts(len(a), per_task(width), |start, parts| gate_gradients(parts, rows, start / width, f)) };
     gradients.map(|gradient| tensor(gradient, a))
 }
 
@@ -135,47 +143,47 @@ fn per_task(width: usize) -> usize {
 }
 
 vectorised! {
-    fn [F: Pointwise] values<'a>(y: &'a mut [f32], x: Matrix<'a>, first: usize, f: F) -> () {
+    fn [F: Pointwise] values<'a>(y: &'a mut [Blank], x: Matrix<'a>, first: usize, f: F) -> () {
         for (n, y) in y.chunks_exact_mut(x.columns.max(1)).enumerate() {
             let x = x.row(first + n);
             for i in 0..y.len() {
-                y[i] = f.value(x[i]);
+                y[i] = Blank::new(f.value(x[i]));
             }
         }
     }
 }
 
 vectorised! {
-    fn [F: Pointwise] slopes<'a>(dx: &'a mut [f32], rows: [Matrix<'a>; 2], first: usize, f: F) -> () {
+    fn [F: Pointwise] slopes<'a>(dx: &'a mut [Blank], rows: [Matrix<'a>; 2], first: usize, f: F) -> () {
         for (n, dx) in dx.chunks_exact_mut(rows[0].columns.max(1)).enumerate() {
             let [saved, grad] = [rows[0].row(first + n), rows[1].row(first + n)];
             for i in 0..dx.len() {
-                dx[i] = grad[i] * f.slope(saved[i]);
+                dx[i] = Blank::new(grad[i] * f.slope(saved[i]));
             }
         }
     }
 }
 
 vectorised! {
-    fn [F: Pointwise] gated<'a>(y: &'a mut [f32], rows: [Matrix<'a>; 2], first: usize, f: F) -> () {
+    fn [F: Pointwise] gated<'a>(y: &'a mut [Blank], rows: [Matrix<'a>; 2], first: usize, f: F) -> () {
         for (n, y) in y.chunks_exact_mut(rows[0].columns.max(1)).enumerate() {
             let [a, b] = [rows[0].row(first + n), rows[1].row(first + n)];
             for i in 0..y.len() {
-                y[i] = f.value(a[i]) * b[i];
+                y[i] = Blank::new(f.value(a[i]) * b[i]);
             }
         }
     }
 }
 
 vectorised! {
-    fn [F: Pointwise] gate_gradients<'a>(gradients: [&'a mut [f32]; 2], rows: [Matrix<'a>; 3], first: usize, f: F) -> () {
+    fn [F: Pointwise] gate_gradients<'a>(gradients: [&'a mut [Blank]; 2], rows: [Matrix<'a>; 3], first: usize, f: F) -> () {
         let [da, db] = gradients;
         let width = rows[0].columns.max(1);
         for (n, (da, db)) in da.chunks_exact_mut(width).zip(db.chunks_exact_mut(width)).enumerate() {
             let [a, b, grad] = [rows[0].row(first + n), rows[1].row(first + n), rows[2].row(first + n)];
             for i in 0..width {
-                da[i] = grad[i] * b[i] * f.slope(a[i]);
-                db[i] = grad[i] * f.value(a[i]);
+                da[i] = Blank::new(grad[i] * b[i] * f.slope(a[i]));
+                db[i] = Blank::new(grad[i] * f.value(a[i]));
             }
         }
     }

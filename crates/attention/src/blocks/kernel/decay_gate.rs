@@ -1,7 +1,9 @@
 use burn::backend::{Flex, tensor::FloatTensor};
-use rayon::prelude::*;
 
-use super::activation::{len, slice, tensor};
+use super::{
+    activation::{len, slice, tensor},
+    parts::{Blank, in_blank_parts},
+};
 use crate::blocks::simd::{exp, log1p, sigmoid, vectorised};
 
 type Flat = FloatTensor<Flex>;
@@ -32,8 +34,9 @@ pub(super) fn forward([f, a_log, bias]: &[Flat; 3], bound: Option<f32>) -> Flat 
     let f = f.to_contiguous();
     let channels = Channels::new(a_log, bias);
     let part = ROWS * channels.bias.len();
-    let mut g = vec![0.0_f32; len(&f)];
-    g.par_chunks_mut(part).zip(slice(&f).par_chunks(part)).for_each(|(g, f)| outputs(&channels, bound, g, f));
+    let write = |start, [g]: [&mut [Blank]; 1]| outputs(&channels, bound, g, &slice(&f)[start..]);
+    // SAFETY: the rows of all tasks are those of the result, and each is written whole.
+    let ([g], _) = unsafe { in_blank_parts(len(&f), part, write) };
     tensor(g, &f)
 }
 
@@ -43,19 +46,19 @@ fn softplus(x: f32) -> f32 {
     if x > SOFTPLUS_THRESHOLD { x } else { small }
 }
 vectorised! {
-    fn outputs<'a>(channels: &'a Channels, bound: Option<f32>, g: &'a mut [f32], f: &'a [f32]) -> () {
+    fn outputs<'a>(channels: &'a Channels, bound: Option<f32>, g: &'a mut [Blank], f: &'a [f32]) -> () {
         let width = channels.bias.len();
         let (rate, bias) = (&channels.rate[..width], &channels.bias[..width]);
         for (g, f) in g.chunks_exact_mut(width).zip(f.chunks_exact(width)) {
             match bound {
                 Some(bound) => {
                     for i in 0..width {
-                        g[i] = bound * sigmoid(rate[i] * (f[i] + bias[i]));
+                        g[i] = Blank::new(bound * sigmoid(rate[i] * (f[i] + bias[i])));
                     }
                 }
                 None => {
                     for i in 0..width {
-                        g[i] = -rate[i] * softplus(f[i] + bias[i]);
+                        g[i] = Blank::new(-rate[i] * softplus(f[i] + bias[i]));
                     }
                 }
             }
@@ -69,10 +72,9 @@ pub(super) fn backward([f, a_log, bias]: &[Flat; 3], bound: Option<f32>, grad: &
     let channels = Channels::new(a_log, bias);
     let width = channels.bias.len();
     let part = ROWS * width;
-    let mut df = vec![0.0_f32; len(&f)];
-    let inputs = slice(&f).par_chunks(part).zip(slice(&grad).par_chunks(part));
-    let tasks = df.par_chunks_mut(part).zip(inputs);
-    let partial: Vec<[Vec<f32>; 2]> = tasks.map(|(df, (f, dg))| gradients(&channels, bound, df, f, dg)).collect();
+    let write = |start, [df]: [&mut [Blank]; 1]| gradients(&channels, bound, df, &slice(&f)[start..], &slice(&grad)[start..]);
+    // SAFETY: the rows of all tasks are those of the result, and each is written whole.
+    let ([df], partial) = unsafe { in_blank_parts(len(&f), part, write) };
     let mut sums = [vec![0.0_f32; width], vec![0.0_f32; width]];
     for part in &partial {
         for (sum, part) in sums.iter_mut().zip(part) {
@@ -89,7 +91,7 @@ pub(super) fn backward([f, a_log, bias]: &[Flat; 3], bound: Option<f32>, grad: &
 
 vectorised! {
     /// Writes the gradients of `f` and returns this part's, per number of a row, of `a_log` and of the bias.
-    fn gradients<'a>(channels: &'a Channels, bound: Option<f32>, df: &'a mut [f32], f: &'a [f32], dg: &'a [f32]) -> [Vec<f32>; 2] {
+    fn gradients<'a>(channels: &'a Channels, bound: Option<f32>, df: &'a mut [Blank], f: &'a [f32], dg: &'a [f32]) -> [Vec<f32>; 2] {
         let width = channels.bias.len();
         let (rate, bias) = (&channels.rate[..width], &channels.bias[..width]);
         let (mut d_rate, mut d_bias) = (vec![0.0_f32; width], vec![0.0_f32; width]);
@@ -100,18 +102,20 @@ vectorised! {
                     for i in 0..width {
                         let x = f[i] + bias[i];
                         let s = sigmoid(rate[i] * x);
-                        df[i] = bound * s * (1.0 - s) * rate[i] * dg[i];
-                        d_rate[i] += df[i] * x;
-                        d_bias[i] += df[i];
+                        let slope = bound * s * (1.0 - s) * rate[i] * dg[i];
+                        df[i] = Blank::new(slope);
+                        d_rate[i] += slope * x;
+                        d_bias[i] += slope;
                     }
                 }
                 None => {
                     for i in 0..width {
                         let x = f[i] + bias[i];
                         let slope = if x > SOFTPLUS_THRESHOLD { 1.0 } else { sigmoid(x) };
-                        df[i] = -rate[i] * slope * dg[i];
+                        let slope = -rate[i] * slope * dg[i];
+                        df[i] = Blank::new(slope);
                         d_rate[i] -= rate[i] * softplus(x) * dg[i];
-                        d_bias[i] += df[i];
+                        d_bias[i] += slope;
                     }
                 }
             }

@@ -27,6 +27,7 @@ mod unit;
 use activation::Pointwise;
 pub(crate) use head::linear_cross_entropy;
 pub(crate) use linear::{linear, linear_split};
+pub(crate) use short_conv::After;
 
 use std::{fmt, sync::Arc};
 
@@ -145,12 +146,12 @@ pub(crate) fn unit<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
     node::<Flex, _, _, _>([x.into_dispatch()], y, [inner], move |[x], grad| [unit::backward(&x, width, epsilon, &grad)])
 }
 
-/// Depthwise causal convolution of `x` `[B, T, n]` with filters `[kernel, n]`, oldest token first, on the CPU; then SiLU if wanted.
+/// Depthwise causal convolution of `x` `[B, T, n]` with filters `[kernel, n]`, oldest token first, on the CPU, and what comes after it.
 /// `before`, the inputs before the first token: `[B, kernel − 1, n]`; for packed sequences it is not read, and `numbers` holds the
 /// number of each token in its own.
-pub(crate) fn short_conv(x: Tensor<3>, filters: Tensor<2>, before: Tensor<3>, numbers: Option<Vec<usize>>, silu: bool) -> Tensor<3> {
+pub(crate) fn short_conv(x: Tensor<3>, filters: Tensor<2>, before: Tensor<3>, numbers: Option<Vec<usize>>, after: After) -> Tensor<3> {
     let inner = [flat(&x), flat(&filters), flat(&before)];
-    let plan = short_conv::Plan { packed: numbers, silu };
+    let plan = short_conv::Plan { packed: numbers, after };
     let y = short_conv::forward(&inner, &plan);
     let inputs = [x.into_dispatch(), filters.into_dispatch(), before.into_dispatch()];
     node::<Flex, _, _, _>(inputs, y, inner, move |saved, grad| short_conv::backward(&saved, &plan, &grad))

@@ -1,8 +1,11 @@
 //! Results that tasks write part by part.
 
-use std::{ptr, slice};
+use std::{mem::MaybeUninit, ptr, slice};
 
 use rayon::prelude::*;
+
+/// A number of a result before it is written.
+pub(super) type Blank = MaybeUninit<f32>;
 
 /// Where a vector begins.
 #[derive(Clone, Copy)]
@@ -14,13 +17,16 @@ unsafe impl Send for Start {}
 unsafe impl Sync for Start {}
 
 /// `N` vectors of `len` numbers, written in parts of `part` numbers, one task each: `write` gets the number of its first element and its
-/// part of each vector, zeros at first. Also what the tasks return, in order.
+/// part of each vector. Also what the tasks return, in order.
 ///
-/// The zeros come from the tasks, just before they write: a whole vector of zeros would be one more pass over memory, by one thread.
-pub(super) fn in_parts<const N: usize, R: Send>(
+/// Nothing is written before: a vector of zeros would be one more pass over memory.
+///
+/// # Safety
+/// `write` must write every number of its parts.
+pub(super) unsafe fn in_blank_parts<const N: usize, R: Send>(
     len: usize,
     part: usize,
-    write: impl Fn(usize, [&mut [f32]; N]) -> R + Sync,
+    write: impl Fn(usize, [&mut [Blank]; N]) -> R + Sync,
 ) -> ([Vec<f32>; N], Vec<R>) {
     let mut vectors: [Vec<f32>; N] = std::array::from_fn(|_| Vec::with_capacity(len));
     let starts = vectors.each_mut().map(|vector| Start(vector.as_mut_ptr()));
@@ -28,12 +34,12 @@ pub(super) fn in_parts<const N: usize, R: Send>(
     let task = |i: usize| {
         let (first, count) = (i * part, part.min(len - i * part));
         let parts = starts.map(|Start(start)| {
-            // SAFETY: the part lies in the vector's memory, no other task has it, and zeros are numbers.
-            unsafe {
-                let start = start.add(first);
-                ptr::write_bytes(start, 0, count);
-                slice::from_raw_parts_mut(start, count)
+            // SAFETY: the part lies in the vector's memory, and no other task has it.
+            let part = unsafe { slice::from_raw_parts_mut(start.add(first).cast::<Blank>(), count) };
+            if cfg!(test) {
+                part.fill(Blank::new(f32::NAN)); // as all scratch memory
             }
+            part
         });
         write(first, parts)
     };
@@ -44,4 +50,24 @@ pub(super) fn in_parts<const N: usize, R: Send>(
         unsafe { vector.set_len(len) };
     }
     (vectors, results)
+}
+
+/// As [`in_blank_parts`], for parts that are added to: zeros at first, from the tasks, just before they write.
+pub(super) fn in_parts<const N: usize, R: Send>(
+    len: usize,
+    part: usize,
+    write: impl Fn(usize, [&mut [f32]; N]) -> R + Sync,
+) -> ([Vec<f32>; N], Vec<R>) {
+    let filled = |first: usize, parts: [&mut [Blank]; N]| {
+        let parts = parts.map(|part| {
+            // SAFETY: zeros are numbers, and the part is written whole before it is looked at.
+            unsafe {
+                ptr::write_bytes(part.as_mut_ptr(), 0, part.len());
+                part.assume_init_mut()
+            }
+        });
+        write(first, parts)
+    };
+    // SAFETY: all parts are filled.
+    unsafe { in_blank_parts(len, part, filled) }
 }

@@ -4,22 +4,35 @@
 /// `src` must point to `rows` rows of `columns` numbers, `stride` apart, and `dst` must hold `columns` rows of `width` ≥ `rows` numbers.
 #[inline(always)]
 pub(crate) unsafe fn transpose(src: *const f32, stride: usize, rows: usize, columns: usize, factor: f32, dst: &mut [f32], width: usize) {
-    let (whole_rows, whole_columns) = (rows / 4 * 4, columns / 4 * 4);
-    // SAFETY: whole tiles of what the caller promises.
-    let wide = unsafe { transpose_wide(src, stride, [rows, columns], factor, dst.as_mut_ptr(), width) };
-    for i in (0..whole_rows).step_by(4) {
-        for c in (if i < wide[0] { wide[1] } else { 0 }..whole_columns).step_by(4) {
-            // SAFETY: four rows and columns of what the caller promises.
-            unsafe { transpose4(src.add(i * stride + c), stride, factor, dst.as_mut_ptr().add(c * width + i), width) };
+    // SAFETY: the caller's promise.
+    unsafe { turn(src, stride, [rows, columns], factor, dst.as_mut_ptr(), width) };
+    if width > rows {
+        for dst in dst.chunks_exact_mut(width).take(columns) {
+            dst[rows..].fill(0.0);
         }
     }
-    for (c, dst) in dst.chunks_exact_mut(width).enumerate().take(columns) {
-        let done = if c < whole_columns { whole_rows } else { 0 };
-        for (i, x) in dst[..rows].iter_mut().enumerate().skip(done) {
-            // SAFETY: i < rows and c < columns.
-            *x = unsafe { *src.add(i * stride + c) } * factor;
+}
+
+/// As [`transpose`], leaving what is not of the transpose as it is.
+///
+/// # Safety
+/// As for [`transpose`]; of the last row `rows` numbers suffice.
+#[inline(always)]
+pub(crate) unsafe fn turn(src: *const f32, stride: usize, [rows, columns]: [usize; 2], factor: f32, dst: *mut f32, width: usize) {
+    let (whole_rows, whole_columns) = (rows / 4 * 4, columns / 4 * 4);
+    // SAFETY: whole tiles and single numbers of what the caller promises.
+    unsafe {
+        let wide = transpose_wide(src, stride, [rows, columns], factor, dst, width);
+        for i in (0..whole_rows).step_by(4) {
+            for c in (if i < wide[0] { wide[1] } else { 0 }..whole_columns).step_by(4) {
+                transpose4(src.add(i * stride + c), stride, factor, dst.add(c * width + i), width);
+            }
         }
-        dst[rows..].fill(0.0);
+        for c in 0..columns {
+            for i in if c < whole_columns { whole_rows } else { 0 }..rows {
+                *dst.add(c * width + i) = *src.add(i * stride + c) * factor;
+            }
+        }
     }
 }
 

@@ -41,7 +41,7 @@ impl Case {
             inner
         });
         let sequences = boundaries.as_ref().map_or(b, |bounds| bounds.len() - 1);
-        let low = s.pick(&[-1e-4, -0.1, -1.0, -30.0, -1000.0]);
+        let low = s.pick(&[-1e-4, -0.1, -1.0, -4.0, -30.0, -1000.0]);
         let key = 1.0 / (d_k as f64).sqrt();
         let uses = s.pick(&[(true, false), (true, true), (false, true)]);
         let g_width = s.pick(&[1, d_k, d_k, d_k]);

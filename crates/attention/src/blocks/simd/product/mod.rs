@@ -140,6 +140,20 @@ const fn most_rows<S: Simd>() -> usize {
     if S::REGISTER_COUNT >= 32 { 12 } else { 6 }
 }
 
+/// The same address, of which the compiler does not know where it comes from: it would derive such addresses from one another again.
+#[inline(always)]
+fn unrelated(address: *const f32) -> *const f32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut address = address;
+        // SAFETY: no instruction at all.
+        unsafe { std::arch::asm!("/* {0} */", inout(reg) address, options(pure, readonly, nostack, preserves_flags)) };
+        address
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    address
+}
+
 impl Product {
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S, finish: impl Finish, ahead: Option<&Ahead>) {
@@ -200,7 +214,7 @@ impl Product {
         unsafe {
             // One pointer for three rows: their addresses are then one addition each, not a chain of additions as long as the products.
             let start = self.a.ptr.add(at.row * self.a.row + terms.start * self.a.column);
-            let mut a: [*const f32; 4] = std::array::from_fn(|third| start.wrapping_add(3 * third * self.a.row));
+            let mut a: [*const f32; 4] = std::array::from_fn(|third| unrelated(start.wrapping_add(3 * third * self.a.row)));
             let mut b = self.b.add(terms.start * self.b_row + at.column);
             for _ in terms {
                 let mut right = [simd.splat_f32s(0.0); V];

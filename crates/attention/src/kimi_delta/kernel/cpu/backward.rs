@@ -3,13 +3,14 @@ use std::ops::Range;
 use pulp::Simd;
 
 use super::{
+    decays::hide_later,
     forward::Memory,
     pairs,
     prepare::Prepared,
-    problem::{Place, Problem, Sizes, row_of},
+    problem::{Place, Problem, Sizes, row_of, scale_row, times, wide, wide_mut},
     solve::{Solve, solve},
 };
-use crate::blocks::simd::{Band, Product, Strided, Target, View, multiply, prefetch, scratch, sum, sum2, transpose};
+use crate::blocks::simd::{Band, Product, Strided, Target, View, multiply, prefetch, scratch, sum, sum2, turn};
 
 /// Where the gradients of a pass go. Views are of `[B, heads, T, width]`.
 pub(crate) struct Targets<'a> {
@@ -32,8 +33,10 @@ pub(super) struct Differentiated {
     v_row: usize,
     /// Gradients of the outputs, and minus those of what M divides. `[2C, V]`
     upstream: Vec<f32>,
-    /// Of the products of queries with keys and of keys with earlier keys, `[2C, C]`.
+    /// Of the products of queries with keys and of keys with earlier keys, without those of queries with their own keys. `[2C, C]`
     products: Vec<f32>,
+    /// Those of queries with their own keys. `[C]`
+    own: Vec<f32>,
     /// Of `rows` of [`Prepared`], then of undecayed queries and keys times β. `[2C, K]`
     rows: Vec<f32>,
     /// Of keys decayed to the end of a block that moves from the last to the first; then of keys. `[C, K]`
@@ -42,6 +45,9 @@ pub(super) struct Differentiated {
     ends: Vec<f32>,
     /// What reaches the log decays of all tokens of the chunk. `[K]`
     whole: Vec<f32>,
+    /// Gradients of a token's query and key, `[2, K]`, and of its value. `[V]`
+    token: Vec<f32>,
+    value: Vec<f32>,
     /// Transposes: of the state and of its gradient, `[V, K]`; of the writes, `[V, C]`.
     turned: Vec<f32>,
 }
@@ -53,10 +59,13 @@ impl Differentiated {
             v_row,
             upstream: scratch(2 * c * v_row),
             products: scratch(2 * c * c_row),
+            own: scratch(c),
             rows: scratch(2 * c * k_row),
             columns: scratch(c * k_row),
             ends: scratch(c * k_row),
-            whole: scratch(k),
+            whole: scratch(k_row),
+            token: scratch(2 * k_row),
+            value: scratch(v),
             turned: scratch(v * k_row.max(c_row)),
         }
     }
@@ -183,14 +192,17 @@ impl Differentiated {
         let Around { memory, d_state } = around;
         // SAFETY: the workspace and the memories hold a chunk's rows.
         unsafe { self.over_values(simd, problem, chunk, memory, d_state) };
+        self.own_products(chunk);
         self.through_rows(simd, chunk);
         self.through_end(problem, chunk, memory, d_state);
         self.through_columns(simd, chunk);
-        for (_, tokens) in chunk.blocks() {
+        for (r, tokens) in chunk.blocks() {
             self.undecay(chunk, tokens.clone());
-            let (k_row, c_row, start) = (chunk.k_row, chunk.c_row, tokens.start);
-            let (rows, columns) = (&mut self.rows[2 * start * k_row..], &mut self.columns[start * k_row..]);
-            pairs::backward(chunk, problem.scale, tokens, &self.products[2 * start * c_row..], rows, columns);
+            if !chunk.decays.gentle(r) {
+                let (k_row, c_row, start) = (chunk.k_row, chunk.c_row, tokens.start);
+                let (rows, columns) = (&mut self.rows[2 * start * k_row..], &mut self.columns[start * k_row..]);
+                pairs::backward(chunk, problem.scale, tokens, &self.products[2 * start * c_row..], rows, columns);
+            }
         }
         // SAFETY: the caller owns the rows.
         unsafe { self.finish(problem, place, chunk, targets) };
@@ -218,39 +230,53 @@ impl Differentiated {
             band: Band::Full,
         };
         let upstream = Strided::rows(self.upstream.as_ptr(), self.v_row);
-        let turned = self.turned.as_ptr();
+        let turned = self.turned.as_mut_ptr();
         // SAFETY: all are n tokens, K channels or V columns of their buffers.
         unsafe {
-            transpose(writes, memory.row, n, v, 1.0, &mut self.turned[..v * chunk.c_row], chunk.c_row);
+            turn(writes, memory.row, [n, v], 1.0, turned, chunk.c_row);
             for (_, tokens) in chunk.blocks() {
                 let a = Strided { ptr: upstream.ptr.add(2 * tokens.start * self.v_row), ..upstream };
                 let c = self.products.as_mut_ptr().add(2 * tokens.start * chunk.c_row);
                 multiply(simd, over_v(2 * tokens.len(), tokens.end, a, turned, chunk.c_row, c, chunk.c_row));
             }
-            transpose(memory.ptr, memory.row, k, v, 1.0, &mut self.turned[..v * chunk.k_row], chunk.k_row);
+            turn(memory.ptr, memory.row, [k, v], 1.0, turned, chunk.k_row);
             multiply(simd, over_v(2 * n, k, upstream, turned, chunk.k_row, self.rows.as_mut_ptr(), chunk.k_row));
-            transpose(d_state.ptr, d_state.row, k, v, 1.0, &mut self.turned[..v * chunk.k_row], chunk.k_row);
+            turn(d_state.ptr, d_state.row, [k, v], 1.0, turned, chunk.k_row);
             let writes = Strided::rows(writes, memory.row);
             multiply(simd, over_v(n, k, writes, turned, chunk.k_row, self.columns.as_mut_ptr(), chunk.k_row));
         }
     }
 
-    /// Through the products between blocks to the rows, block by block. Leaves `ends` at the end of the chunk.
+    /// Sets the products apart that no decay is between, and leaves zeros for those of a block that are none.
+    #[inline(always)]
+    fn own_products(&mut self, chunk: &Prepared) {
+        for (_, tokens) in chunk.blocks() {
+            for i in tokens.clone() {
+                self.own[i] = self.products[2 * i * chunk.c_row + i];
+            }
+            let start = 2 * tokens.start * chunk.c_row + tokens.start;
+            hide_later(&mut self.products[start..], chunk.c_row, tokens.len(), [false, false], tokens.len());
+        }
+    }
+
+    /// Through the products that are of factors to the rows, block by block. Leaves `ends` at the end of the chunk.
     #[inline(always)]
     fn through_rows<S: Simd>(&mut self, simd: S, chunk: &Prepared) {
         let (k, k_row, c_row) = (chunk.k, chunk.k_row, chunk.c_row);
         for (r, tokens) in chunk.blocks() {
-            let before = &chunk.decays.before[r * k_row..][..k];
-            for i in 2 * tokens.start..2 * tokens.end {
-                for (x, before) in self.rows[i * k_row..][..k].iter_mut().zip(before) {
-                    *x *= before;
-                }
+            let before = &chunk.decays.before[r * k_row..];
+            for row in self.rows[2 * tokens.start * k_row..2 * tokens.end * k_row].chunks_exact_mut(k_row) {
+                scale_row(row, before, k);
             }
-            if r > 0 {
+            let (gentle, met) = (chunk.decays.gentle(r), chunk.decays.met(r, &tokens));
+            if gentle {
+                self.place(chunk, tokens.clone());
+            }
+            if met > 0 {
                 let product = Product {
                     m: 2 * tokens.len(),
                     n: k,
-                    inner: tokens.start,
+                    inner: met,
                     a: Strided::rows(self.products[2 * tokens.start * c_row..].as_ptr(), c_row),
                     b: self.ends.as_ptr(),
                     b_row: k_row,
@@ -259,20 +285,27 @@ impl Differentiated {
                     add: true,
                     band: Band::Full,
                 };
-                // SAFETY: the rows of the block, the columns of the tokens before it.
+                // SAFETY: the rows of the block, the columns of the tokens up to it.
                 unsafe { multiply(simd, product) };
             }
-            let over = &chunk.decays.over[r * k_row..][..k];
-            for i in 0..tokens.start {
-                for (x, over) in self.ends[i * k_row..][..k].iter_mut().zip(over) {
-                    *x *= over;
-                }
+            let over = &chunk.decays.over[r * k_row..];
+            for row in self.ends[..met * k_row].chunks_exact_mut(k_row) {
+                scale_row(row, over, k);
             }
-            for i in tokens {
-                let (key, until) = (chunk.key(i), &chunk.decays.until[i * k_row..][..k]);
-                for ((x, key), until) in self.ends[i * k_row..][..k].iter_mut().zip(key).zip(until) {
-                    *x = key * until;
-                }
+            if !gentle {
+                self.place(chunk, tokens);
+            }
+        }
+    }
+
+    /// The keys of a block where rows meet them.
+    #[inline(always)]
+    fn place(&mut self, chunk: &Prepared, tokens: Range<usize>) {
+        let (k, k_row) = (chunk.k, chunk.k_row);
+        for i in tokens {
+            let keys = wide(chunk.key_row(i), k).iter().zip(wide(&chunk.decays.shift[i * k_row..], k));
+            for (end, (key, shift)) in wide_mut(&mut self.ends[i * k_row..], k).iter_mut().zip(keys) {
+                *end = times(*key, *shift);
             }
         }
     }
@@ -285,27 +318,31 @@ impl Differentiated {
             // SAFETY: nobody changes the memories now.
             *x = *total * unsafe { sum2(memory.part(d, &all), d_state.part(d, &all), |x, y| x * y) };
         }
-        for i in 0..chunk.n {
-            let (column, end) = (&self.columns[i * k_row..][..k], &self.ends[i * k_row..][..k]);
-            for d in 0..k {
-                self.whole[d] += column[d] * end[d];
+        for (at, whole) in wide_mut(&mut self.whole, k).iter_mut().enumerate() {
+            for i in 0..chunk.n {
+                let (column, end) = (wide(&self.columns[i * k_row..], k)[at], wide(&self.ends[i * k_row..], k)[at]);
+                for d in 0..16 {
+                    whole[d] += column[d] * end[d];
+                }
             }
         }
     }
 
-    /// Through the products between blocks to the columns, against the order of the blocks.
+    /// Through the products that are of factors to the columns, against the order of the blocks.
     #[inline(always)]
     fn through_columns<S: Simd>(&mut self, simd: S, chunk: &Prepared) {
         let (k, k_row, c_row) = (chunk.k, chunk.k_row, chunk.c_row);
-        for (r, tokens) in chunk.blocks().rev().filter(|(r, _)| *r > 0) {
-            let over = &chunk.decays.over[r * k_row..][..k];
-            for i in 0..tokens.start {
-                for (x, over) in self.columns[i * k_row..][..k].iter_mut().zip(over) {
-                    *x *= over;
-                }
+        for (r, tokens) in chunk.blocks().rev() {
+            let met = chunk.decays.met(r, &tokens);
+            if met == 0 {
+                continue;
+            }
+            let over = &chunk.decays.over[r * k_row..];
+            for column in self.columns[..met * k_row].chunks_exact_mut(k_row) {
+                scale_row(column, over, k);
             }
             let product = Product {
-                m: tokens.start,
+                m: met,
                 n: k,
                 inner: 2 * tokens.len(),
                 a: Strided::rows(self.products[2 * tokens.start * c_row..].as_ptr(), c_row).transposed(),
@@ -316,7 +353,7 @@ impl Differentiated {
                 add: true,
                 band: Band::Full,
             };
-            // SAFETY: the rows of the block, the columns of the tokens before it.
+            // SAFETY: the rows of the block, the columns of the tokens up to it.
             unsafe { multiply(simd, product) };
         }
     }
@@ -326,14 +363,11 @@ impl Differentiated {
     fn undecay(&mut self, chunk: &Prepared, tokens: Range<usize>) {
         let (k, k_row) = (chunk.k, chunk.k_row);
         for i in tokens {
-            let (since, until) = (&chunk.decays.since[i * k_row..][..k], &chunk.decays.until[i * k_row..][..k]);
-            let (query, key) = self.rows[2 * i * k_row..][..k_row + k].split_at_mut(k_row);
-            let (query, column) = (&mut query[..k], &mut self.columns[i * k_row..][..k]);
-            for d in 0..k {
-                query[d] *= since[d];
-                key[d] *= since[d];
-                column[d] *= until[d];
+            let (query, key) = self.rows[2 * i * k_row..].split_at_mut(k_row);
+            for row in [query, key] {
+                scale_row(row, &chunk.decays.since[i * k_row..], k);
             }
+            scale_row(&mut self.columns[i * k_row..], &chunk.decays.shift[i * k_row..], k);
         }
     }
 
@@ -344,50 +378,50 @@ impl Differentiated {
         let first = problem.is_first(place.head);
         let (k, k_row, v) = (chunk.k, chunk.k_row, problem.sizes.v);
         let (batch, head, group) = (place.batch, place.head, problem.group(place.head));
-        let whole = &mut self.whole[..k];
+        let whole = wide_mut(&mut self.whole, k);
+        let (token_q, token_k) = self.token.split_at_mut(k_row);
         for i in (0..chunk.n).rev() {
             let token = place.start + i;
-            let (scale, beta) = (problem.scale, chunk.beta[i]);
-            let (query, key, value) = (chunk.query(i), chunk.key(i), problem.value(place, i));
-            let (row_q, row_k) = self.rows[2 * i * k_row..][..k_row + k].split_at(k_row);
-            let (row_q, column) = (&row_q[..k], &self.columns[i * k_row..][..k]);
-            let own = self.products[2 * i * chunk.c_row + i];
-            let d_write = &self.upstream[(2 * i + 1) * self.v_row..][..v];
-            // SAFETY: the caller owns the rows.
-            let (d_q, d_k, d_v, d_g, d_beta) = unsafe {
-                (
-                    targets.q.row(batch, group, token),
-                    targets.k.row(batch, group, token),
-                    targets.v.row(batch, head, token),
-                    targets.g.row(batch, head, token),
-                    targets.beta.row(batch, head, token),
-                )
-            };
-            let (d_q, d_k) = (&mut d_q[..k], &mut d_k[..k]);
-            for d in 0..k {
-                let (q, beta_k) = (query[d] * scale, key[d] * beta);
-                whole[d] += q * row_q[d] + beta_k * row_k[d] - key[d] * column[d];
-            }
-            if first {
-                for d in 0..k {
+            let (scale, beta, own) = (problem.scale, chunk.beta[i], self.own[i]);
+            let (row_q, row_k) = self.rows[2 * i * k_row..].split_at(k_row);
+            let inputs = wide(chunk.query_row(i), k).iter().zip(wide(chunk.key_row(i), k));
+            let gradients = wide(row_q, k).iter().zip(wide(row_k, k)).zip(wide(&self.columns[i * k_row..], k));
+            let outputs = wide_mut(token_q, k).iter_mut().zip(wide_mut(token_k, k)).zip(&mut *whole);
+            for (((d_q, d_k), whole), ((query, key), ((row_q, row_k), column))) in outputs.zip(inputs.zip(gradients)) {
+                for d in 0..16 {
+                    let query = query[d] * scale;
+                    whole[d] += query * row_q[d] + key[d] * beta * row_k[d] - key[d] * column[d];
                     d_q[d] = scale * own.mul_add(key[d], row_q[d]);
-                    d_k[d] = own.mul_add(query[d] * scale, beta.mul_add(row_k[d], column[d]));
-                }
-            } else {
-                for d in 0..k {
-                    d_q[d] += scale * own.mul_add(key[d], row_q[d]);
-                    d_k[d] += own.mul_add(query[d] * scale, beta.mul_add(row_k[d], column[d]));
+                    d_k[d] = own.mul_add(query, beta.mul_add(row_k[d], column[d]));
                 }
             }
+            let gradient = |target: &Target, head: usize, gradient: &[f32]| {
+                // SAFETY: the caller owns the rows.
+                unsafe { target.rows(batch, head, token).0.copy_from_nonoverlapping(gradient.as_ptr(), gradient.len()) };
+            };
+            for (target, sum) in [(&targets.q, &mut *token_q), (&targets.k, &mut *token_k)] {
+                let sum = &mut sum[..k];
+                if !first {
+                    // SAFETY: as above; the first head has written the row.
+                    let before = unsafe { target.row(batch, group, token) };
+                    sum.iter_mut().zip(before).for_each(|(sum, before)| *sum += *before);
+                }
+                gradient(target, group, sum);
+            }
+            let d_write = &self.upstream[(2 * i + 1) * self.v_row..][..v];
+            let d_v = &mut self.value[..v];
             for (x, d_write) in d_v.iter_mut().zip(d_write) {
                 *x = -beta * d_write;
             }
+            gradient(&targets.v, head, d_v);
+            let whole = &whole.as_flattened()[..k];
             if problem.g_width == k {
-                d_g.copy_from_slice(whole);
+                gradient(&targets.g, head, whole);
             } else {
-                d_g[0] = sum(whole, |x| x);
+                gradient(&targets.g, head, &[sum(whole, |x| x)]);
             }
-            d_beta[0] = sum2(key, row_k, |x, y| x * y) - sum2(value, d_write, |x, y| x * y);
+            let d_beta = sum2(chunk.key(i), &row_k[..k], |x, y| x * y) - sum2(problem.value(place, i), d_write, |x, y| x * y);
+            gradient(&targets.beta, head, &[d_beta]);
         }
     }
 }

@@ -64,21 +64,28 @@ pub(in super::super) fn forward(inputs: Inputs<Flex>, options: &Options, keep: b
     let ready = Ready::new(&inputs, options);
     let problem = ready.problem(options);
     let Sizes { w, k, v, chunk, .. } = ready.sizes;
-    let mut o = NewTensor::tokens_first([ready.batch, w, ready.tokens, v]);
+    let shape = [ready.batch, w, ready.tokens, v];
     if !keep && problem.sequences.iter().all(|s| s.len == 1) {
         let mut states = inputs.state.to_contiguous();
         drop(inputs.state); // unless others hold it, its memory is written in place
         let at = states.layout().start_offset();
         let len = states.layout().num_elements();
+        let mut o = NewTensor::tokens_first(shape);
         step(&problem, &mut states.storage_mut::<f32>()[at..at + len], &o.target());
         return Output { o: tokens_before_heads(o), states: empty(), state: states };
     }
     let initial = with_whole_rows(inputs.state);
-    let mut state = NewTensor::contiguous(dims(&initial));
+    let (mut o, mut state) = (NewTensor::unwritten_tokens_first(shape), NewTensor::unwritten_contiguous(dims(&initial)));
     let chunks: usize = problem.sequences.iter().map(|s| s.len.div_ceil(chunk)).sum();
-    let mut states = keep.then(|| NewTensor::contiguous([chunks, w, k, v]));
+    let mut states = keep.then(|| NewTensor::unwritten_contiguous([chunks, w, k, v]));
     let outputs = Outputs { o: o.target(), state: state.target(), states: states.as_mut().map(NewTensor::target) };
     run::forward(&problem, &view(&initial), &outputs);
+    // SAFETY: the chunks cover all tokens of all heads, and every sequence of every head leaves a state.
+    unsafe {
+        for x in [&mut o, &mut state].into_iter().chain(&mut states) {
+            x.written();
+        }
+    }
     Output { o: tokens_before_heads(o), states: states.map_or_else(empty, NewTensor::finish), state: state.finish() }
 }
 
@@ -90,11 +97,17 @@ pub(in super::super) fn backward(inputs: Inputs<Flex>, options: &Options, saved:
     let d_state = saved.d_state.into_option().unwrap_or_else(|| zeros(dims(&inputs.state)));
     let (d_o, d_state) = (with_whole_rows(d_o.transpose(1, 2)), with_whole_rows(d_state));
     let [mut q, mut k, mut v, mut g, mut beta] =
-        [&ready.q, &ready.k, &ready.v, &ready.g, &ready.beta].map(|x| NewTensor::tokens_first(dims(x)));
-    let mut state = NewTensor::contiguous(dims(&inputs.state));
+        [&ready.q, &ready.k, &ready.v, &ready.g, &ready.beta].map(|x| NewTensor::unwritten_tokens_first(dims(x)));
+    let mut state = NewTensor::unwritten_contiguous(dims(&inputs.state));
     let targets = Targets { q: q.target(), k: k.target(), v: v.target(), g: g.target(), beta: beta.target() };
     let cotangents = Cotangents { states: view(&saved.states), o: view(&d_o), state: view(&d_state) };
     run::backward(&problem, &cotangents, &targets, &state.target());
+    // SAFETY: as in `forward`.
+    unsafe {
+        for x in [&mut q, &mut k, &mut v, &mut g, &mut beta, &mut state] {
+            x.written();
+        }
+    }
     let [q, k, v, g, beta] = [q, k, v, g, beta].map(tokens_before_heads);
     let beta = beta.reshape(Shape::new([ready.batch, ready.tokens, ready.sizes.w]));
     Gradients { q, k, v, g, beta, state: state.finish() }

@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use super::{prepare::Prepared, problem::BLOCK};
 
-/// One number per token of a block, or per channel of eight.
-pub(super) type Eight = [f32; BLOCK];
+/// One number per token of a block, or per channel of as many.
+pub(super) type Lanes = [f32; BLOCK];
 
-/// The products of the queries, and of the keys times β, of a block with its own keys; zeros above the diagonal, and further on as far
-/// as a row of a block of registers may reach.
+/// The products of the queries, and of the keys times β, of a block with its own keys, up to the diagonal.
 #[inline(always)]
 pub(super) fn scores(chunk: &mut Prepared, scale: f32, tokens: Range<usize>) {
     let (m, k) = (tokens.len(), chunk.k);
@@ -20,12 +19,8 @@ pub(super) fn scores(chunk: &mut Prepared, scale: f32, tokens: Range<usize>) {
     for i in 0..m {
         let token = tokens.start + i;
         let beta = chunk.beta[token];
-        let (rows, end) = (&mut chunk.left[2 * token * chunk.left_row..], tokens.start + 2 * BLOCK);
-        let (of_q, of_k) = rows.split_at_mut(chunk.left_row);
-        let room = chunk.left_row.min(k + end);
-        let (of_q, of_k) = (&mut of_q[k + tokens.start..room], &mut of_k[k + tokens.start..room]);
-        of_q.fill(0.0);
-        of_k.fill(0.0);
+        let (of_q, of_k) = chunk.left[2 * token * chunk.left_row..].split_at_mut(chunk.left_row);
+        let (of_q, of_k) = (&mut of_q[k + tokens.start..], &mut of_k[k + tokens.start..]);
         for j in 0..=i {
             of_q[j] = of_query[i][j] * scale;
         }
@@ -38,7 +33,7 @@ pub(super) fn scores(chunk: &mut Prepared, scale: f32, tokens: Range<usize>) {
 /// The products of queries, and of other rows, with columns of a block, decayed to them. With `BEFORE` those of the other rows are
 /// decayed to the token before the row's alone. Arguments: decays, queries, other rows, columns.
 #[inline(always)]
-pub(super) fn products<const BEFORE: bool>([decay, query, other, column]: [&[&[f32]; BLOCK]; 4], k: usize) -> [[Eight; BLOCK]; 2] {
+pub(super) fn products<const BEFORE: bool>([decay, query, other, column]: [&[&[f32]; BLOCK]; 4], k: usize) -> [[Lanes; BLOCK]; 2] {
     let (mut of_query, mut of_other) = ([[0.0_f32; BLOCK]; BLOCK], [[0.0_f32; BLOCK]; BLOCK]);
     for d in 0..k {
         // Column j of channel d, decayed to token i, in lane j.
@@ -61,7 +56,7 @@ pub(super) fn products<const BEFORE: bool>([decay, query, other, column]: [&[&[f
 }
 
 #[inline(always)]
-fn add(sum: &mut Eight, factor: f32, x: &Eight) {
+fn add(sum: &mut Lanes, factor: f32, x: &Lanes) {
     for (sum, x) in sum.iter_mut().zip(x) {
         *sum = x.mul_add(factor, *sum);
     }
@@ -88,8 +83,8 @@ pub(super) fn backward(chunk: &Prepared, scale: f32, tokens: Range<usize>, produ
     let mut start = 0;
     while start < k {
         let width = BLOCK.min(k - start);
-        let decays: [Eight; BLOCK] = std::array::from_fn(|i| eight(decay[i], start, width));
-        let keys: [Eight; BLOCK] = std::array::from_fn(|i| eight(key[i], start, width));
+        let decays: [Lanes; BLOCK] = std::array::from_fn(|i| lanes(decay[i], start, width));
+        let keys: [Lanes; BLOCK] = std::array::from_fn(|i| lanes(key[i], start, width));
         let (mut row_q, mut row_k) = ([[0.0_f32; BLOCK]; BLOCK], [[0.0_f32; BLOCK]; BLOCK]);
         for j in 0..BLOCK {
             let mut decayed = keys[j];
@@ -101,8 +96,8 @@ pub(super) fn backward(chunk: &Prepared, scale: f32, tokens: Range<usize>, produ
                 add(&mut row_k[i], of_key[i][j], &decayed);
             }
         }
-        let queries: [Eight; BLOCK] = std::array::from_fn(|i| scaled(&eight(query[i], start, width), scale));
-        let beta_keys: [Eight; BLOCK] = std::array::from_fn(|i| scaled(&keys[i], beta[i]));
+        let queries: [Lanes; BLOCK] = std::array::from_fn(|i| scaled(&lanes(query[i], start, width), scale));
+        let beta_keys: [Lanes; BLOCK] = std::array::from_fn(|i| scaled(&keys[i], beta[i]));
         let mut column = [[0.0_f32; BLOCK]; BLOCK];
         for j in 0..BLOCK {
             for i in (j + 1..BLOCK).rev() {
@@ -124,7 +119,7 @@ pub(super) fn backward(chunk: &Prepared, scale: f32, tokens: Range<usize>, produ
 }
 
 #[inline(always)]
-fn eight(x: &[f32], start: usize, width: usize) -> Eight {
+fn lanes(x: &[f32], start: usize, width: usize) -> Lanes {
     if width == BLOCK {
         x[start..].first_chunk().copied().unwrap_or_default()
     } else {
@@ -133,12 +128,12 @@ fn eight(x: &[f32], start: usize, width: usize) -> Eight {
 }
 
 #[inline(always)]
-fn scaled(x: &Eight, factor: f32) -> Eight {
+fn scaled(x: &Lanes, factor: f32) -> Lanes {
     std::array::from_fn(|i| x[i] * factor)
 }
 
 #[inline(always)]
-fn accumulate(sum: &mut [f32], x: &Eight) {
+fn accumulate(sum: &mut [f32], x: &Lanes) {
     for (sum, x) in sum.iter_mut().zip(x) {
         *sum += x;
     }

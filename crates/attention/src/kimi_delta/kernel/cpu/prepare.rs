@@ -3,11 +3,11 @@ use std::ops::Range;
 use pulp::Simd;
 
 use super::{
-    decays::{Decays, append, decay_row},
+    decays::{Decays, decay_columns, decay_row, hide_later, place_columns},
     pairs,
-    problem::{BLOCK, Place, Problem, Sizes, row_of},
+    problem::{BLOCK, Place, Problem, Sizes, padded, row_of, times, wide, wide_mut},
 };
-use crate::blocks::simd::{Band, Product, Strided, multiply, scratch, transpose};
+use crate::blocks::simd::{Band, Product, Strided, multiply, scratch};
 
 /// What of a chunk does not depend on the state. Rows of two kinds, of queries and of keys, alternate in memory: row 2i is of query i,
 /// row 2i + 1 of key i times β.
@@ -31,9 +31,8 @@ pub(super) struct Prepared {
     pub(super) left: Vec<f32>,
     /// Keys decayed to the end of the chunk, a token per column. `[K, C]`
     pub(super) ends: Vec<f32>,
-    /// Of one block: keys decayed to its end, and their transpose. `[BLOCK, K]`, `[K, BLOCK]`
+    /// Of one block: keys shifted to where rows meet them. `[BLOCK, K]`
     block: Vec<f32>,
-    turned: Vec<f32>,
 }
 
 impl Prepared {
@@ -46,15 +45,14 @@ impl Prepared {
             k_row,
             c_row,
             left_row,
-            queries: scratch(c * k_row),
-            keys: scratch(c * k_row),
+            queries: padded(c, k, 0.0),
+            keys: padded(c, k, 0.0),
             beta: scratch(c),
             decays: Decays::new(sizes),
             rows: scratch(2 * c * k_row),
             left: scratch(2 * c * left_row),
             ends: scratch(k * c_row),
             block: scratch(BLOCK * k_row),
-            turned: scratch(k * BLOCK),
         }
     }
 
@@ -70,10 +68,22 @@ impl Prepared {
         &self.queries[i * self.k_row..][..self.k]
     }
 
+    /// The same with its padding.
+    #[inline(always)]
+    pub(super) fn query_row(&self, i: usize) -> &[f32] {
+        &self.queries[i * self.k_row..][..self.k_row]
+    }
+
     /// The key of a token. `[K]`
     #[inline(always)]
     pub(super) fn key(&self, i: usize) -> &[f32] {
-        &self.keys[i * self.k_row..][..self.k]
+        &self.key_row(i)[..self.k]
+    }
+
+    /// The same with its padding.
+    #[inline(always)]
+    pub(super) fn key_row(&self, i: usize) -> &[f32] {
+        &self.keys[i * self.k_row..][..self.k_row]
     }
 
     /// Decay over the whole chunk. `[K]`
@@ -92,17 +102,20 @@ impl Prepared {
         self.n = place.n;
         self.decays.begin();
         for (r, tokens) in self.blocks() {
-            // Not earlier: rows that are far apart push one another out of the caches.
+            // Not earlier and not all at once: rows that are far apart push one another out of the caches.
             let next = if tokens.end < place.n { Some((place, tokens.end)) } else { ahead.as_ref().map(|ahead| (ahead, 0)) };
-            if let Some((place, first)) = next {
-                for i in first..(first + BLOCK).min(place.n) {
-                    problem.prefetch(place, i);
+            let ask = |half: usize| {
+                if let Some((place, first)) = next {
+                    let first = first + half * (BLOCK / 2);
+                    for i in first..(first + BLOCK / 2).min(place.n) {
+                        problem.prefetch(place, i);
+                    }
                 }
-            }
+            };
+            ask(0);
             self.decays(problem, place, r, tokens.clone());
-            self.scores(simd, r, tokens.clone());
-            pairs::scores(self, problem.scale, tokens.clone());
-            self.append(r, tokens);
+            ask(1);
+            self.scores(simd, problem.scale, r, tokens);
         }
     }
 
@@ -111,55 +124,58 @@ impl Prepared {
     fn decays(&mut self, problem: &Problem, place: &Place, r: usize, tokens: Range<usize>) {
         let (k, k_row) = (self.k, self.k_row);
         self.decays.block(r, tokens.clone(), |i| problem.log_decay(place, i));
-        let before = &self.decays.before[r * k_row..][..k];
+        let before = &self.decays.before[r * k_row..];
         for i in tokens {
-            let (since, until) = (&self.decays.since[i * k_row..][..k], &self.decays.until[i * k_row..][..k]);
+            let (since, shift) = (&self.decays.since[i * k_row..], &self.decays.shift[i * k_row..]);
             let (scale, beta) = (problem.scale, problem.strength(place, i));
             self.beta[i] = beta;
-            let (query, key) = (&mut self.queries[i * k_row..][..k], &mut self.keys[i * k_row..][..k]);
-            query.copy_from_slice(problem.query(place, i));
-            key.copy_from_slice(problem.key(place, i));
-            let (rows, left) = (&mut self.rows[2 * i * k_row..], &mut self.left[2 * i * self.left_row..]);
-            let (row, next_row) = rows.split_at_mut(k_row);
-            let (start, next_start) = left.split_at_mut(self.left_row);
-            decay_row(&mut row[..k], &mut start[..k], query, scale, since, before);
-            decay_row(&mut next_row[..k], &mut next_start[..k], key, beta, since, before);
-            let end = &mut self.block[i % BLOCK * k_row..][..k];
-            for d in 0..k {
-                end[d] = key[d] * until[d];
+            let (query, key) = (&mut self.queries[i * k_row..], &mut self.keys[i * k_row..]);
+            query[..k].copy_from_slice(problem.query(place, i));
+            key[..k].copy_from_slice(problem.key(place, i));
+            let (row, next_row) = self.rows[2 * i * k_row..].split_at_mut(k_row);
+            let (start, next_start) = self.left[2 * i * self.left_row..].split_at_mut(self.left_row);
+            decay_row([row, start], query, scale, [since, before], k);
+            decay_row([next_row, next_start], key, beta, [since, before], k);
+            let keys = wide(key, k).iter().zip(wide(shift, k));
+            for (end, (key, shift)) in wide_mut(&mut self.block[i % BLOCK * k_row..], k).iter_mut().zip(keys) {
+                *end = times(*key, *shift);
             }
         }
     }
 
-    /// The products of block r with the keys of all blocks before it.
+    /// The products of block r with the keys up to it, and these keys at the end of the block.
     #[inline(always)]
-    fn scores<S: Simd>(&mut self, simd: S, r: usize, tokens: Range<usize>) {
-        if r == 0 {
-            return;
+    fn scores<S: Simd>(&mut self, simd: S, scale: f32, r: usize, tokens: Range<usize>) {
+        let (k, k_row, c_row, left_row) = (self.k, self.k_row, self.c_row, self.left_row);
+        let (gentle, met) = (self.decays.gentle(r), self.decays.met(r, &tokens));
+        if gentle {
+            place_columns(&mut self.ends, c_row, &tokens, &self.block, k_row, k);
         }
-        let product = Product {
-            m: 2 * tokens.len(),
-            n: tokens.start,
-            inner: self.k,
-            a: Strided::rows(self.rows[2 * tokens.start * self.k_row..].as_ptr(), self.k_row),
-            b: self.ends.as_ptr(),
-            b_row: self.c_row,
-            c: self.left[2 * tokens.start * self.left_row + self.k..].as_mut_ptr(),
-            c_row: self.left_row,
-            add: false,
-            band: Band::Full,
-        };
-        // SAFETY: rows 2·tokens of the buffers, in columns of tokens before them.
-        unsafe { multiply(simd, product) };
-    }
-
-    /// Decays the keys of earlier blocks to the end of block r and adds those of block r.
-    #[inline(always)]
-    fn append(&mut self, r: usize, tokens: Range<usize>) {
-        let (k, m) = (self.k, tokens.len());
-        // SAFETY: the block holds m rows of K numbers, and `turned` K rows of m.
-        unsafe { transpose(self.block.as_ptr(), self.k_row, m, k, 1.0, &mut self.turned[..k * m], m) };
-        let over = &self.decays.over[r * self.k_row..][..k];
-        append(&mut self.ends, self.c_row, tokens, over, &self.turned);
+        if met > 0 {
+            let product = Product {
+                m: 2 * tokens.len(),
+                n: met,
+                inner: k,
+                a: Strided::rows(self.rows[2 * tokens.start * k_row..].as_ptr(), k_row),
+                b: self.ends.as_ptr(),
+                b_row: c_row,
+                c: self.left[2 * tokens.start * left_row + k..].as_mut_ptr(),
+                c_row: left_row,
+                add: false,
+                band: Band::Full,
+            };
+            // SAFETY: rows 2·tokens of the buffers, in columns of tokens up to them.
+            unsafe { multiply(simd, product) };
+        }
+        if !gentle {
+            pairs::scores(self, scale, tokens.clone());
+        }
+        // Zeros as far as a row of a block of registers may reach.
+        let width = (tokens.start + 2 * BLOCK).min(left_row - k) - tokens.start;
+        hide_later(&mut self.left[2 * tokens.start * left_row + k + tokens.start..], left_row, tokens.len(), [true, false], width);
+        decay_columns(&mut self.ends, c_row, met, self.decays.over(r));
+        if !gentle {
+            place_columns(&mut self.ends, c_row, &tokens, &self.block, k_row, k);
+        }
     }
 }

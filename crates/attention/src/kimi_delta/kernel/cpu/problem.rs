@@ -1,7 +1,47 @@
-use crate::blocks::simd::{View, prefetch};
+use crate::blocks::simd::{View, prefetch, scratch};
 
-/// Tokens per block of a chunk: between blocks decays are factored, inside one they are multiplied pair by pair.
-pub(super) const BLOCK: usize = 8;
+/// Tokens per block of a chunk: between blocks decays are factored, and inside one where that keeps them in range.
+pub(super) const BLOCK: usize = 16;
+
+/// Numbers that are worked on together: the width of the widest register.
+pub(super) type Wide = [f32; 16];
+
+/// The first `width` numbers of a row of scratch memory, up to whole [`Wide`]s.
+#[inline(always)]
+pub(super) fn wide(row: &[f32], width: usize) -> &[Wide] {
+    row[..width.next_multiple_of(16)].as_chunks().0
+}
+
+/// As [`wide`].
+#[inline(always)]
+pub(super) fn wide_mut(row: &mut [f32], width: usize) -> &mut [Wide] {
+    row[..width.next_multiple_of(16)].as_chunks_mut().0
+}
+
+/// `x y` in each number.
+#[inline(always)]
+pub(super) fn times(x: Wide, y: Wide) -> Wide {
+    let mut product = x;
+    for i in 0..16 {
+        product[i] *= y[i];
+    }
+    product
+}
+
+/// `row ⊙ factors` in place.
+#[inline(always)]
+pub(super) fn scale_row(row: &mut [f32], factors: &[f32], width: usize) {
+    for (x, factor) in wide_mut(row, width).iter_mut().zip(wide(factors, width)) {
+        *x = times(*x, *factor);
+    }
+}
+
+/// Rows of scratch memory, `row_of(width)` apart, whose numbers behind `width` are `rest`.
+pub(super) fn padded(rows: usize, width: usize, rest: f32) -> Vec<f32> {
+    let mut data = scratch(rows * row_of(width));
+    data.chunks_exact_mut(row_of(width)).for_each(|row| row[width..].fill(rest));
+    data
+}
 
 /// Sizes, by the letters of the operation.
 #[derive(Clone, Copy, Debug)]

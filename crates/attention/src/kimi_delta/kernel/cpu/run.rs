@@ -70,10 +70,16 @@ fn worth_threads(form: &impl Form) -> bool {
 
 /// `task` of each number, on all threads if that is worth it.
 fn for_each(count: usize, parallel: bool, task: impl Fn(usize) + Sync + Send) {
+    for_each_with(count, parallel, || (), |(), i| task(i));
+}
+
+/// As [`for_each`], with a workspace for several tasks one after the other.
+fn for_each_with<W>(count: usize, parallel: bool, workspace: impl Fn() -> W + Sync + Send, task: impl Fn(&mut W, usize) + Sync + Send) {
     if parallel && count > 1 {
-        (0..count).into_par_iter().for_each(task);
+        (0..count).into_par_iter().for_each_init(workspace, task);
     } else {
-        (0..count).for_each(task);
+        let mut workspace = workspace();
+        (0..count).for_each(|i| task(&mut workspace, i));
     }
 }
 
@@ -82,9 +88,13 @@ pub(super) fn forward(form: &impl Form, initial: &View, outputs: &Outputs) {
     let w = form.sizes().w;
     let heads = form.sequences().len() * w;
     let division = Division::new(form, heads);
-    for_each(heads, worth_threads(form), |task| {
-        let (sequence, head) = (task / w, task % w);
-        forward_head(form, sequence, head, initial, outputs, division);
+    let v = form.sizes().v;
+    let slots = || {
+        let slot = |_| ForwardSlot { chunk: form.workspace(), memory: scratch(Memory::len(form.memory_rows(), v)), place: None };
+        (0..division.group).map(slot).collect::<Vec<_>>()
+    };
+    for_each_with(heads, worth_threads(form), slots, |slots, task| {
+        forward_head(form, [task / w, task % w], initial, outputs, division, slots);
     });
 }
 
@@ -94,13 +104,17 @@ struct ForwardSlot<C> {
     place: Option<Place>,
 }
 
-fn forward_head<F: Form>(form: &F, number: usize, head: usize, initial: &View, outputs: &Outputs, division: Division) {
+fn forward_head<F: Form>(
+    form: &F,
+    [number, head]: [usize; 2],
+    initial: &View,
+    outputs: &Outputs,
+    division: Division,
+    slots: &mut [ForwardSlot<F::Chunk>],
+) {
     let sequence = &form.sequences()[number];
     let sizes = form.sizes();
     let arch = Arch::new();
-    let mut slots: Vec<ForwardSlot<F::Chunk>> = (0..division.group)
-        .map(|_| ForwardSlot { chunk: form.workspace(), memory: scratch(Memory::len(form.memory_rows(), sizes.v)), place: None })
-        .collect();
     let mut current = 0;
     load(sizes, Memory::new(&mut slots[0].memory, sizes.v), initial, number, head);
     for group in groups(sizes, sequence, head, division.group) {
@@ -148,9 +162,10 @@ fn load(sizes: Sizes, memory: Memory, states: &View, number: usize, head: usize)
 /// The inverse of [`load`] for some columns, of states that nobody else writes.
 #[inline(always)]
 fn store(sizes: Sizes, memory: Memory, states: &Target, number: usize, head: usize, columns: &Range<usize>) {
+    let (first, row) = states.rows(number, head, 0);
     for d in 0..sizes.k {
         // SAFETY: one task writes this state's columns, from a memory whose columns it owns.
-        unsafe { states.part(number, head, d, columns.clone()).copy_from_slice(memory.part(d, columns)) };
+        unsafe { first.add(d * row + columns.start).copy_from_nonoverlapping(memory.part(d, columns).as_ptr(), columns.len()) };
     }
 }
 
@@ -213,8 +228,9 @@ pub(crate) fn backward(problem: &Problem, cotangents: &Cotangents, targets: &Tar
     let h = problem.sizes.h;
     let heads = problem.sequences.len() * h;
     let division = Division::new(problem, heads);
-    for_each(heads, worth_threads(problem), |task| {
-        backward_heads(problem, task / h, task % h, cotangents, targets, d_state, division);
+    let workspace = || BackwardWorkspace::new(problem.sizes, division);
+    for_each_with(heads, worth_threads(problem), workspace, |workspace, task| {
+        backward_heads(problem, [task / h, task % h], cotangents, targets, d_state, division, workspace);
     });
 }
 
@@ -224,28 +240,40 @@ struct BackwardSlot {
     differentiated: Differentiated,
 }
 
+struct BackwardWorkspace {
+    /// One per chunk of a group.
+    slots: Vec<BackwardSlot>,
+    /// Gradients of the states before the chunks of a group, and of that behind the last.
+    d_states: Vec<Vec<f32>>,
+}
+
+impl BackwardWorkspace {
+    fn new(sizes: Sizes, division: Division) -> Self {
+        let slot = |_| BackwardSlot {
+            chunk: Prepared::new(sizes),
+            memory: scratch(Memory::len(sizes.k + sizes.chunk, sizes.v)),
+            differentiated: Differentiated::new(sizes),
+        };
+        Self {
+            slots: (0..division.group).map(slot).collect(),
+            d_states: (0..=division.group).map(|_| scratch(Memory::len(sizes.k, sizes.v))).collect(),
+        }
+    }
+}
+
 /// The value heads that read one query/key head, one after the other.
 fn backward_heads(
     problem: &Problem,
-    number: usize,
-    group_head: usize,
+    [number, group_head]: [usize; 2],
     cotangents: &Cotangents,
     targets: &Targets,
     d_initial: &Target,
     division: Division,
+    BackwardWorkspace { slots, d_states }: &mut BackwardWorkspace,
 ) {
     let sequence = &problem.sequences[number];
     let sizes = problem.sizes;
     let arch = Arch::new();
-    let mut slots: Vec<BackwardSlot> = (0..division.group)
-        .map(|_| BackwardSlot {
-            chunk: Prepared::new(sizes),
-            memory: scratch(Memory::len(sizes.k + sizes.chunk, sizes.v)),
-            differentiated: Differentiated::new(sizes),
-        })
-        .collect();
-    // Gradients of the states before the chunks of a group, and of that behind the last.
-    let mut d_states: Vec<Vec<f32>> = (0..=division.group).map(|_| scratch(Memory::len(sizes.k, sizes.v))).collect();
     let per_group = sizes.w / sizes.h;
     for head in group_head * per_group..(group_head + 1) * per_group {
         load(sizes, Memory::new(&mut d_states[0], sizes.v), &cotangents.state, number, head);
@@ -253,7 +281,7 @@ fn backward_heads(
             d_states.swap(0, group.len());
             let first_chunk = sequence.chunks_before + (group[0].start - sequence.start) / sizes.chunk;
             let parallel = group.len() > 1;
-            each_slot(&mut slots, parallel, group.len(), |i, slot| {
+            each_slot(slots, parallel, group.len(), |i, slot| {
                 let memory = Memory::new(&mut slot.memory, sizes.v);
                 load(sizes, memory, &cotangents.states, first_chunk + i, head);
                 let ahead = if parallel { None } else { sequence.neighbour(&group[i], sizes.chunk, false) };
@@ -266,7 +294,7 @@ fn backward_heads(
                 let columns = division.columns(part, sizes.v);
                 arch.dispatch(Back { slots: chunks, upstream: &upstream, d_memories: &d_memories, columns });
             });
-            each_slot(&mut slots, parallel, group.len(), |i, slot| {
+            each_slot(slots, parallel, group.len(), |i, slot| {
                 arch.dispatch(Inputs { problem, place: &group[i], slot, d_state: d_memories[i + 1], targets });
             });
         }

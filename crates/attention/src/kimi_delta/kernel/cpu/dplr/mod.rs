@@ -69,8 +69,12 @@ pub(in crate::kimi_delta) fn forward(inputs: Transition<FlexTensor>, scale: f64,
         g: view(&g),
     };
     let initial = with_whole_rows(state);
-    let mut o = NewTensor::tokens_first([batch, h, t, d_v]);
-    let mut state = NewTensor::contiguous(dims(&initial));
+    let (mut o, mut state) = (NewTensor::unwritten_tokens_first([batch, h, t, d_v]), NewTensor::unwritten_contiguous(dims(&initial)));
     run::forward(&problem, &view(&initial), &Outputs { o: o.target(), state: state.target(), states: None });
+    // SAFETY: the chunks cover all tokens of all heads, and every sequence of every head leaves a state.
+    unsafe {
+        o.written();
+        state.written();
+    }
     [o.finish().transpose(1, 2), state.finish()]
 }

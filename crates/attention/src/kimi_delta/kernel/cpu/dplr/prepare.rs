@@ -4,13 +4,13 @@ use pulp::Simd;
 
 use super::{
     super::{
-        decays::{Decays, append, decay_row},
+        decays::{Decays, decay_columns, decay_row, hide_later, place_columns},
         pairs,
-        problem::{BLOCK, Place, Sizes, row_of},
+        problem::{BLOCK, Place, Sizes, padded, row_of, times, wide, wide_mut},
     },
     General,
 };
-use crate::blocks::simd::{Band, Product, Strided, multiply, scratch, transpose};
+use crate::blocks::simd::{Band, Product, Strided, multiply, scratch};
 
 /// What of a chunk does not depend on the state. Rows of two kinds alternate in memory: row 2i is of query i, row 2i + 1 of `b` i.
 /// Columns are of two kinds as well, of keys and of `a`: four decayed products where Kimi Delta Attention has two.
@@ -31,9 +31,8 @@ pub(in super::super) struct Prepared {
     left: Vec<f32>,
     /// Keys and, C columns further on, `a`, decayed to the end of the chunk, a token per column. `[K, 2C]`
     pub(super) ends: Vec<f32>,
-    /// Of one block, keys and `a`, decayed to its end: `[BLOCK, K]` each; and a transpose. `[K, BLOCK]`
+    /// Of one block, keys and `a`, shifted to where rows meet them. `[BLOCK, K]` each
     block: [Vec<f32>; 2],
-    turned: Vec<f32>,
     /// Factors of −1. `[C]`
     pub(super) minus: Vec<f32>,
 }
@@ -54,14 +53,13 @@ impl Prepared {
             k_row,
             end_row,
             left_row,
-            inputs: std::array::from_fn(|_| scratch(c * k_row)),
+            inputs: std::array::from_fn(|_| padded(c, k, 0.0)),
             decays: Decays::new(sizes),
-            ones: vec![1.0; k],
+            ones: vec![1.0; k_row],
             rows: scratch(2 * c * k_row),
             left: scratch(2 * c * left_row),
             ends: scratch(k * end_row),
             block: std::array::from_fn(|_| scratch(BLOCK * k_row)),
-            turned: scratch(k * BLOCK),
             minus: vec![-1.0; c],
         }
     }
@@ -86,9 +84,7 @@ impl Prepared {
             }
             self.decay(problem, place, r, tokens.clone());
             for columns in [0, 1] {
-                self.between_blocks(simd, columns, tokens.clone());
-                self.inside_block(problem.scale, columns, tokens.clone());
-                self.append(columns, r, tokens.clone());
+                self.scores(simd, problem.scale, columns, r, tokens.clone());
             }
         }
     }
@@ -99,51 +95,65 @@ impl Prepared {
         let (k, k_row) = (self.sizes.k, self.k_row);
         let log = |i: usize| super::Problem::row(&problem.g, place, place.head, i, problem.g.width());
         self.decays.block(r, tokens.clone(), log);
-        let before = &self.decays.before[r * k_row..][..k];
+        let before = &self.decays.before[r * k_row..];
         for i in tokens.clone() {
             for (input, view) in self.inputs.iter_mut().zip([&problem.q, &problem.k, &problem.a, &problem.b]) {
                 input[i * k_row..][..k].copy_from_slice(problem.key_row(view, place, i));
             }
-            let [query, key, a, b] = self.inputs.each_ref().map(|input| &input[i * k_row..][..k]);
-            let (since, until) = (&self.decays.since[i * k_row..][..k], &self.decays.until[i * k_row..][..k]);
-            let since_b = if i == tokens.start { &self.ones[..k] } else { &self.decays.since[(i - 1) * k_row..][..k] };
+            let [query, key, a, b] = self.inputs.each_ref().map(|input| &input[i * k_row..]);
+            let (since, shift) = (&self.decays.since[i * k_row..], &self.decays.shift[i * k_row..]);
+            let since_b = if i == tokens.start { &self.ones[..] } else { &self.decays.since[(i - 1) * k_row..] };
             let (row, next_row) = self.rows[2 * i * k_row..].split_at_mut(k_row);
             let (start, next_start) = self.left[2 * i * self.left_row..].split_at_mut(self.left_row);
-            decay_row(&mut row[..k], &mut start[..k], query, problem.scale, since, before);
-            decay_row(&mut next_row[..k], &mut next_start[..k], b, 1.0, since_b, before);
+            decay_row([row, start], query, problem.scale, [since, before], k);
+            decay_row([next_row, next_start], b, 1.0, [since_b, before], k);
             for (end, column) in self.block.iter_mut().zip([key, a]) {
-                let end = &mut end[i % BLOCK * k_row..][..k];
-                for d in 0..k {
-                    end[d] = column[d] * until[d];
+                let columns = wide(column, k).iter().zip(wide(shift, k));
+                for (end, (column, shift)) in wide_mut(&mut end[i % BLOCK * k_row..], k).iter_mut().zip(columns) {
+                    *end = times(*column, *shift);
                 }
             }
         }
     }
 
-    /// The products of a block with the columns of one kind of all blocks before it.
+    /// The products of block r with the columns of one kind up to it, and these at the end of the block.
     #[inline(always)]
-    fn between_blocks<S: Simd>(&mut self, simd: S, columns: usize, tokens: Range<usize>) {
-        if tokens.start == 0 {
-            return;
-        }
+    fn scores<S: Simd>(&mut self, simd: S, scale: f32, columns: usize, r: usize, tokens: Range<usize>) {
         let Sizes { k, chunk: c, .. } = self.sizes;
-        let product = Product {
-            m: 2 * tokens.len(),
-            n: tokens.start,
-            inner: k,
-            a: Strided::rows(self.rows[2 * tokens.start * self.k_row..].as_ptr(), self.k_row),
-            b: self.ends[columns * c..].as_ptr(),
-            b_row: self.end_row,
-            c: self.left[2 * tokens.start * self.left_row + k + columns * c..].as_mut_ptr(),
-            c_row: self.left_row,
-            add: false,
-            band: Band::Full,
-        };
-        // SAFETY: rows 2·tokens of the buffers, in columns of tokens before them.
-        unsafe { multiply(simd, product) };
+        let (gentle, met) = (self.decays.gentle(r), self.decays.met(r, &tokens));
+        if gentle {
+            place_columns(&mut self.ends[columns * c..], self.end_row, &tokens, &self.block[columns], self.k_row, k);
+        }
+        if met > 0 {
+            let product = Product {
+                m: 2 * tokens.len(),
+                n: met,
+                inner: k,
+                a: Strided::rows(self.rows[2 * tokens.start * self.k_row..].as_ptr(), self.k_row),
+                b: self.ends[columns * c..].as_ptr(),
+                b_row: self.end_row,
+                c: self.left[2 * tokens.start * self.left_row + k + columns * c..].as_mut_ptr(),
+                c_row: self.left_row,
+                add: false,
+                band: Band::Full,
+            };
+            // SAFETY: rows 2·tokens of the buffers, in columns of tokens up to them.
+            unsafe { multiply(simd, product) };
+        }
+        if !gentle {
+            self.inside_block(scale, columns, tokens.clone());
+        }
+        // Zeros as far as products read.
+        let from = k + columns * c + tokens.start;
+        let width = (tokens.start + 2 * BLOCK).min(c) - tokens.start;
+        hide_later(&mut self.left[2 * tokens.start * self.left_row + from..], self.left_row, tokens.len(), [true, false], width);
+        decay_columns(&mut self.ends[columns * c..], self.end_row, met, self.decays.over(r));
+        if !gentle {
+            place_columns(&mut self.ends[columns * c..], self.end_row, &tokens, &self.block[columns], self.k_row, k);
+        }
     }
 
-    /// The products of a block with its own columns of one kind; zeros above the diagonal, as far as products read.
+    /// The products of a block with its own columns of one kind, up to the diagonal.
     #[inline(always)]
     fn inside_block(&mut self, scale: f32, columns: usize, tokens: Range<usize>) {
         let Sizes { k, chunk: c, .. } = self.sizes;
@@ -153,28 +163,13 @@ impl Prepared {
         let decay: [&[f32]; BLOCK] = std::array::from_fn(|i| &self.decays.each[row(i)..][..k]);
         let column = input(if columns == 0 { KEY } else { A });
         let [of_query, of_b] = pairs::products::<true>([&decay, &input(QUERY), &input(B), &column], k);
-        let from = k + columns * c;
-        let until = (from + tokens.start + 2 * BLOCK).min(from + c);
+        let from = k + columns * c + tokens.start;
         for i in 0..m {
             let (rows_q, rows_b) = self.left[2 * (tokens.start + i) * self.left_row..].split_at_mut(self.left_row);
-            let (rows_q, rows_b) = (&mut rows_q[from + tokens.start..until], &mut rows_b[from + tokens.start..until]);
-            rows_q.fill(0.0);
-            rows_b.fill(0.0);
-            for j in 0..=i {
-                rows_q[j] = of_query[i][j] * scale;
+            for (x, product) in rows_q[from..=from + i].iter_mut().zip(&of_query[i]) {
+                *x = product * scale;
             }
-            rows_b[..i].copy_from_slice(&of_b[i][..i]);
+            rows_b[from..from + i].copy_from_slice(&of_b[i][..i]);
         }
-    }
-
-    /// Decays the columns of one kind of earlier blocks to the end of block r and adds those of block r.
-    #[inline(always)]
-    fn append(&mut self, columns: usize, r: usize, tokens: Range<usize>) {
-        let Sizes { k, chunk: c, .. } = self.sizes;
-        let m = tokens.len();
-        // SAFETY: the block holds m rows of K numbers, and `turned` K rows of m.
-        unsafe { transpose(self.block[columns].as_ptr(), self.k_row, m, k, 1.0, &mut self.turned[..k * m], m) };
-        let over = &self.decays.over[r * self.k_row..][..k];
-        append(&mut self.ends[columns * c..], self.end_row, tokens, over, &self.turned);
     }
 }
