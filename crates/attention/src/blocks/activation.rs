@@ -31,6 +31,11 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if kernel::on_cpu(&x.device(), x.dtype()) { kernel::silu(x) } else { activation::silu(x) }
 }
 
+/// `max(x, 0)`, with the slope 0 at 0.
+pub fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if kernel::on_cpu(&x.device(), x.dtype()) { kernel::relu(x) } else { activation::relu(x) }
+}
+
 /// `a ⊙ b`
 ///
 /// # Panics

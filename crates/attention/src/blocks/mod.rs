@@ -40,7 +40,7 @@ mod split;
 mod tests;
 mod vision_block;
 
-pub use activation::{gelu, gelu_tanh, product, sigmoid, silu, silu_gate};
+pub use activation::{gelu, gelu_tanh, product, relu, sigmoid, silu, silu_gate};
 pub use adamw::AdamWStep;
 pub(crate) use cache::TokenCache;
 pub use conv::{Conv, ConvConfig, convolve};

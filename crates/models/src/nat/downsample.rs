@@ -25,7 +25,7 @@ pub struct NatStem {
 impl NatStem {
     pub(super) fn new(layout: NatLayout, [from, to]: [usize; 2], epsilon: f64, device: &Device) -> Result<Self> {
         let (convs, side) = match layout {
-            NatLayout::Overlapping if !to.is_multiple_of(2) => return Err(Error::argument(OP, "d_model", "even", to)),
+            NatLayout::Overlapping if to < 2 => return Err(Error::argument(OP, "d_model", "at least 2", to)),
             NatLayout::Overlapping => (vec![ConvConfig::halving(from, to / 2, 3), ConvConfig::halving(to / 2, to, 3)], 1),
             NatLayout::Patches(0) => return Err(Error::argument(OP, "layout.patches", "at least 1", 0)),
             NatLayout::Patches(side) => (vec![ConvConfig { from, to, kernel: side, stride: side, padding: 0, bias: true }], side),

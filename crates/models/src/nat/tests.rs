@@ -206,7 +206,7 @@ fn configurations_that_do_not_fit_are_errors() {
     assert_eq!(message(&|c| c.mlp_ratio = 0.1), "mlp: `d_ff` must be at least 1, got 0");
     assert_eq!(message(&|c| c.drop_path = 1.0), "nat: `drop_path` must be in [0, 1), got 1");
     assert_eq!(message(&|c| c.layout = NatLayout::Patches(0)), "nat: `layout.patches` must be at least 1, got 0");
-    assert_eq!(message(&|c| c.d_model = 7), "neighborhood: `heads` must be a divisor of d_model = 7, got 2");
+    assert_eq!(message(&|c| (c.d_model, c.heads) = (1, vec![1, 1])), "nat: `d_model` must be at least 2, got 1");
     let model = tiny(NatLayout::Overlapping).init(&cpu()).unwrap();
     let error = model.forward(images([1, 4, 32, 32])).unwrap_err().to_string();
     assert_eq!(error, "nat: `images` must be of shape [B, 3, Y, X] with pixels, got [1, 4, 32, 32]");

@@ -1,9 +1,10 @@
 use burn::{
     module::Module,
-    tensor::{Device, Tensor, activation::relu, ops::PadMode, s},
+    tensor::{Device, Tensor, ops::PadMode, s},
 };
 use regard::{
     Result, SpatialMixer,
+    blocks::relu,
     polarized_attention::{PolarizedAttention, PolarizedAttentionConfig},
 };
 

@@ -1,9 +1,8 @@
-use burn::{
-    module::Module,
-    nn::Linear,
-    tensor::{Tensor, activation::relu},
+use burn::{module::Module, nn::Linear, tensor::Tensor};
+use regard::{
+    Result,
+    blocks::{project, relu},
 };
-use regard::{Result, blocks::project};
 
 use super::{
     block::ResNetBlock,

@@ -1,5 +1,5 @@
-use burn::tensor::{Tensor, activation};
-use regard::blocks::{gelu, silu};
+use burn::tensor::Tensor;
+use regard::blocks::{gelu, relu, silu};
 use serde::{Deserialize, Serialize};
 
 /// What stands behind a norm.
@@ -19,7 +19,7 @@ impl Activation {
     /// The activation of each element.
     pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
-            Self::Relu => activation::relu(x),
+            Self::Relu => relu(x),
             Self::Silu => silu(x),
             Self::Gelu => gelu(x),
         }

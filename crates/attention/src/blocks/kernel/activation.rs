@@ -75,6 +75,25 @@ impl Pointwise for Sigmoid {
     }
 }
 
+/// `max(x, 0)`
+#[derive(Clone, Copy)]
+pub(super) struct Relu;
+
+impl Pointwise for Relu {
+    const BY_OUTPUT: bool = true;
+
+    #[inline(always)]
+    fn value(self, x: f32) -> f32 {
+        // Not `max`, which would hide that something is not a number.
+        if x < 0.0 { 0.0 } else { x }
+    }
+
+    #[inline(always)]
+    fn slope(self, y: f32) -> f32 {
+        if y > 0.0 { 1.0 } else { 0.0 }
+    }
+}
+
 /// `x`, the gate of SGLU.
 #[derive(Clone, Copy)]
 pub(super) struct Identity;

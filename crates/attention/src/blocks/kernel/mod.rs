@@ -6,6 +6,7 @@
 
 mod activation;
 mod adamw;
+mod batch_norm;
 mod conv;
 mod decay_gate;
 mod depthwise;
@@ -32,7 +33,7 @@ use std::{fmt, sync::Arc};
 
 use burn::{
     backend::{Backend, DispatchDevice, DispatchKindConversion, DispatchTensor, Flex, tensor::FloatTensor},
-    tensor::{DType, Device, Int, Tensor},
+    tensor::{DType, Device, Int, Tensor, TensorData},
 };
 
 use super::{
@@ -83,6 +84,32 @@ fn gate<const D: usize, F: Pointwise>(a: Tensor<D>, b: Tensor<D>, f: F) -> Tenso
     let inner = [flat(&a), flat(&b)];
     let y = activation::gate(&inner[0], &inner[1], f);
     node::<Flex, _, _, _>([a.into_dispatch(), b.into_dispatch()], y, inner, move |[a, b], grad| activation::gate_backward(&a, &b, &grad, f))
+}
+
+/// `max(x, 0)` on the CPU.
+pub(crate) fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    pointwise(x, activation::Relu)
+}
+
+/// Maps `[…, C]` normed by the statistics of all their tokens on the CPU, and these: mean and variance, without automatic differentiation.
+pub(crate) fn batch_norm_train(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64) -> (Tensor<4>, [Tensor<1>; 2]) {
+    let (width, inner) = (x.dims()[3], [flat(&x).to_contiguous(), flat(&gamma)]);
+    let batch_norm::Statistics { mean, variance } = batch_norm::statistics(&inner[0], width);
+    let factor = batch_norm::factors(&variance, epsilon);
+    let y = batch_norm::forward(&inner[0], [&mean, &factor], [&inner[1], &flat(&beta)]);
+    let found = [&mean, &variance].map(|values| Tensor::from_data(TensorData::new(values.clone(), [width]), &x.device().inner()));
+    let inputs = [x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch()];
+    let y = node::<Flex, _, _, _>(inputs, y, inner, move |[x, gamma], grad| batch_norm::backward(&x, &gamma, [&mean, &factor], &grad));
+    (y, found)
+}
+
+/// Maps `[…, C]` without automatic differentiation normed by given means and variances on the CPU.
+pub(crate) fn batch_norm(x: &Tensor<4>, [mean, variance]: [&Tensor<1>; 2], [gamma, beta]: [&Tensor<1>; 2], epsilon: f64) -> Tensor<4> {
+    let [mean, variance] = [mean, variance].map(|x| flat(x).to_contiguous());
+    let factor = batch_norm::factors(activation::slice(&variance), epsilon);
+    let x = flat(x).to_contiguous();
+    let y = batch_norm::forward(&x, [activation::slice(&mean), &factor], [&flat(gamma), &flat(beta)]);
+    Tensor::from_dispatch(of_backend::<Flex>(y))
 }
 
 /// LayerNorm without bias (`center`) or RMSNorm of the last axis on the CPU.
