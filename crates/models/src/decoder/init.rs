@@ -51,7 +51,7 @@ impl ModuleMapper for Initialise {
 }
 
 /// A mapped value is a new leaf of the graph: where there is a graph, it has to ask for its gradient itself.
-fn leaf<const D: usize>(value: Tensor<D>) -> Tensor<D> {
+pub(crate) fn leaf<const D: usize>(value: Tensor<D>) -> Tensor<D> {
     let tracked = value.device().is_autodiff();
     if tracked { value.require_grad() } else { value }
 }

@@ -12,7 +12,7 @@ mod tests;
 pub use block::{Block, Residual};
 pub use channel::ChannelMixer;
 pub(crate) use config::check_numbers;
-pub(crate) use init::initialise;
+pub(crate) use init::{initialise, leaf};
 
 pub use config::{DecoderConfig, Positions};
 pub use model::{Decoder, DecoderState};

@@ -65,7 +65,7 @@ pub struct ImageConfig {
     pub layer_scale: Option<f64>,
     /// Standard deviation of the initial weights of linear layers; of projections back into the residual stream it is smaller by 1/√(2L) with
     /// L blocks. By default 1/√D with the width D of the first stage: small networks learn several times as fast as with the 0.02 of large
-    /// ones. Convolutions have Burn's, positions 0.02.
+    /// ones. Convolutions have their own, positions 0.02.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_std: Option<f64>,
 }

@@ -6,9 +6,11 @@ use burn::{
     },
     tensor::{Device, Tensor, activation::relu},
 };
-use regard::{Error, Result};
+use regard::{Error, Result, blocks::batch_norm};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::vision::convolve;
 
 /// Configuration of a [`ConvBlock`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -98,10 +100,8 @@ impl ConvBlock {
     /// # Panics
     /// If the width of `x` is not D.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let planes = x.clone().permute([0, 3, 1, 2]);
-        let inner = self.conv1.forward(relu(self.norm1.forward(planes)));
-        let update = self.conv2.forward(relu(self.norm2.forward(inner)));
-        x + update.permute([0, 2, 3, 1])
+        let inner = convolve(&self.conv1, relu(batch_norm(&self.norm1, x.clone())));
+        x + convolve(&self.conv2, relu(batch_norm(&self.norm2, inner)))
     }
 
     /// Floating-point operations of the forward pass for one map, a multiply-add counted as two.

@@ -13,4 +13,4 @@ pub use config::{ImageConfig, MapPositions};
 pub use conv::{ConvBlock, ConvConfig};
 pub use mixer::{MapMixer, MapMixerConfig, Raster};
 pub use model::{ImageBlock, ImageClassifier, Stage};
-pub use stem::{ConvNorm, ConvStem, Stem, StemKind};
+pub use stem::{ConvStem, Stem, StemKind};

@@ -1,13 +1,15 @@
 use burn::{
     module::Module,
-    nn::{
-        BatchNorm, BatchNormConfig, PaddingConfig2d,
-        conv::{Conv2d, Conv2dConfig},
-    },
+    nn::{Linear, LinearConfig},
     tensor::{Device, Tensor, activation::relu},
 };
-use regard::{Error, Result, blocks::PatchMerge};
+use regard::{
+    Error, Result,
+    blocks::{PatchMerge, project},
+};
 use serde::{Deserialize, Serialize};
+
+use crate::vision::{ConvNorm, ConvNormConfig};
 
 /// What makes tokens of pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,15 +41,12 @@ impl StemKind {
         let mut from = channels;
         let layers = (0..count).map(|index| {
             let to = (d_model >> (count - 1 - index)).max(1);
-            let config = Conv2dConfig::new([from, to], [3; 2]).with_stride([stride; 2]).with_bias(false);
+            let config = ConvNormConfig::new(from, to, 3, stride);
             from = to;
-            ConvNorm {
-                conv: config.with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1)).init(device),
-                norm: BatchNormConfig::new(to).init(device),
-            }
+            config.init(device)
         });
-        let layers = layers.collect();
-        Ok(Stem::Conv(ConvStem { layers, proj: Conv2dConfig::new([d_model, d_model], [1; 2]).init(device) }))
+        let layers = layers.collect::<Result<_>>()?;
+        Ok(Stem::Conv(ConvStem { layers, proj: LinearConfig::new(d_model, d_model).init(device) }))
     }
 }
 
@@ -67,16 +66,7 @@ pub struct ConvStem {
     /// The convolutions.
     pub layers: Vec<ConvNorm>,
     /// The linear map.
-    pub proj: Conv2d,
-}
-
-/// A convolution and the norm behind it.
-#[derive(Module, Debug)]
-pub struct ConvNorm {
-    /// The convolution.
-    pub conv: Conv2d,
-    /// The norm.
-    pub norm: BatchNorm,
+    pub proj: Linear,
 }
 
 impl Stem {
@@ -88,12 +78,10 @@ impl Stem {
     /// # Panics
     /// If the channels are others.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
+        let map = images.permute([0, 2, 3, 1]);
         match self {
-            Self::Patch(patches) => patches.forward(images.permute([0, 2, 3, 1])),
-            Self::Conv(stem) => {
-                let layer = |x, layer: &ConvNorm| relu(layer.norm.forward(layer.conv.forward(x)));
-                stem.proj.forward(stem.layers.iter().fold(images, layer)).permute([0, 2, 3, 1])
-            }
+            Self::Patch(patches) => patches.forward(map),
+            Self::Conv(stem) => project(&stem.proj, stem.layers.iter().fold(map, |x, layer| relu(layer.forward(x)))),
         }
     }
 

@@ -4,6 +4,7 @@ use burn::{
 };
 
 use super::model::S2aFormer;
+use crate::decoder::leaf;
 
 /// Matrices from N(0, 0.02), filters of k × k for each channel alone from N(0, 2/k²), as for rectifiers; biases 0. What the stem drew stays.
 pub(super) fn initialise(network: S2aFormer) -> S2aFormer {
@@ -44,8 +45,7 @@ impl ModuleMapper for Initialise {
         let bias = self.names.last().is_some_and(|name| name == "bias");
         param.map(|value| {
             let drawn = if bias { value.zeros_like() } else { value.random_like(Distribution::Normal(0.0, std)) };
-            // A mapped value is a new leaf of the graph, which has to ask for its gradient itself.
-            if drawn.device().is_autodiff() { drawn.require_grad() } else { drawn }
+            leaf(drawn)
         })
     }
 }
